@@ -1,0 +1,101 @@
+"""Places in a log: blocks, segments, and the tags that tail tiles carry.
+
+A block is a run of consecutive offsets, a pure function of the offset alone, so that any reader, replay or zombie labels an
+event alike. Blocks grow with the log, from 1 Ki to 64 Ki offsets and never more than a sixty-fourth of what came before: a
+young partition can be cut finely, a huge one pre-aggregates well.
+
+A tag is one int64. Not negative: `partition << 44 | first offset of the block`. Negative: `-k`, the segment (or version) k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+
+_SMALLEST, _LARGEST = 10, 16  # log2 of the block sizes
+_PARTITION_SHIFT = 44
+_OFFSET_MASK = (1 << _PARTITION_SHIFT) - 1
+MAX_PARTITION = (1 << 18) - 1
+#: Where the block size doubles.
+_STEPS = np.array([1 << (bits + 6) for bits in range(_SMALLEST + 1, _LARGEST + 1)], dtype=np.int64)
+
+
+def block_start(offset: int) -> int:
+    """The first offset of the block that `offset` lies in. Also the largest cut that is not beyond `offset`.
+
+    >>> block_start(1023), block_start(1024), block_start(10_000_000) % 65536
+    (0, 1024, 0)
+    """
+    bits = min(max(offset.bit_length() - 7, _SMALLEST), _LARGEST)
+    return offset >> bits << bits
+
+
+def block_starts(offsets: Int64s) -> Int64s:
+    """`block_start` of many offsets at once.
+
+    >>> offsets = np.array([0, 1023, 1024, 131071, 131072, 133119, 133120, 10_000_000])
+    >>> bool((block_starts(offsets) == [block_start(int(o)) for o in offsets]).all())
+    True
+    """
+    bits = np.searchsorted(_STEPS, offsets, side="right") + _SMALLEST
+    return offsets >> bits << bits
+
+
+def block_tags(partition: int, offsets: Int64s) -> Int64s:
+    """The tags of events at these offsets of a partition."""
+    return block_starts(offsets) | (partition << _PARTITION_SHIFT)
+
+
+def segment_tag(k: int) -> int:
+    """The tag of tiles that are known to lie in segment `k` >= 1."""
+    return -k
+
+
+def vector_of(positions: Mapping[int, int]) -> Int64s:
+    """A vector over partitions as a dense array; absent means 0.
+
+    >>> vector_of({2: 5}).tolist()
+    [0, 0, 5]
+    """
+    out = np.zeros(max(positions, default=-1) + 1, dtype=np.int64)
+    for partition, offset in positions.items():
+        out[partition] = offset
+    return out
+
+
+def counted(tags: Int64s, k: int, vector: Int64s) -> npt.NDArray[np.bool_]:
+    """Which tail tiles lie outside what a published value (version `k`, cut `vector`) already holds.
+
+    >>> counted(np.array([-1, -2, 0, 1024]), 1, np.array([1024])).tolist()
+    [False, True, False, True]
+    """
+    if k == 0:
+        return np.ones(len(tags), dtype=np.bool_)
+    return np.where(tags < 0, -tags > k, (tags & _OFFSET_MASK) >= _bounds(tags >> _PARTITION_SHIFT, vector))
+
+
+def relabel(tags: Int64s, cuts: Mapping[int, Int64s]) -> Int64s:
+    """Block tags that a cut covers become the tag of their segment, for ever; others stay.
+
+    `cuts` maps every k >= 1 to its vector. Cuts never decrease, so the first that covers a block is its segment.
+
+    >>> relabel(np.array([0, 1024, 2048]), {1: np.array([1024]), 2: np.array([2048])}).tolist()
+    [-1, -2, 2048]
+    """
+    out = tags.copy()
+    for k in sorted(cuts, reverse=True):
+        covered = (tags >= 0) & ((tags & _OFFSET_MASK) < _bounds(tags >> _PARTITION_SHIFT, cuts[k]))
+        out[covered] = segment_tag(k)
+    return out
+
+
+def _bounds(partitions: Int64s, vector: Int64s) -> Int64s:
+    """The vector's entry of each partition; 0 where the vector does not reach (segment tags among them)."""
+    if len(vector) == 0:
+        return np.zeros(len(partitions), dtype=np.int64)
+    inside = (partitions >= 0) & (partitions < len(vector))
+    return np.where(inside, vector[np.where(inside, partitions, 0)], 0)

@@ -1,0 +1,75 @@
+"""Every error that tidemill raises, as one tree.
+
+    TidemillError
+    ├── DefinitionError            a definition, or tidemill.toml, is wrong; names the file, the view and the fix
+    │   └── ExpressionError        a `where` filter that does not parse, or does not fit the schema
+    ├── NotFoundError              an entity, feature, view, service or project that nobody defined
+    ├── NotAppliedError            defined, but `tidemill apply` has not been run for it
+    ├── RequestError               a request row that cannot be answered: missing key, wrong type
+    │   └── HorizonError           a read of an instant that the store has already compacted past
+    ├── LogError                   a source's log cannot be read: missing, unreadable, not the format it says
+    │   ├── LogChangedError        files that were already read have changed, moved or vanished
+    │   └── LogTruncatedError      offsets that are still needed are gone
+    ├── StoreError                 the online or the offline store cannot do it: full, no permission, unreachable
+    │   ├── StoreVersionError      a store that another version of tidemill wrote
+    │   └── StoreUnavailableError  not now: locked for longer than the time-out, unreachable
+    └── LeaseError                 another process holds the lease (a batch job that is already running)
+"""
+
+from __future__ import annotations
+
+
+class TidemillError(Exception):
+    """Anything that tidemill raises on purpose. The text is one clear sentence that says what to do."""
+
+
+class DefinitionError(TidemillError):
+    """A definition (or tidemill.toml) is wrong."""
+
+
+class ExpressionError(DefinitionError):
+    """A `where` filter does not parse, or does not fit the source's schema."""
+
+
+class NotFoundError(TidemillError):
+    """A name that nobody defined."""
+
+
+class NotAppliedError(TidemillError):
+    """A definition that the registry does not hold yet, or holds in another form."""
+
+
+class RequestError(TidemillError):
+    """A request that cannot be answered as it stands."""
+
+
+class HorizonError(RequestError):
+    """A read of an instant before the horizon: the tiles it would need have been widened or dropped."""
+
+
+class LogError(TidemillError):
+    """A source's log cannot be read."""
+
+
+class LogChangedError(LogError):
+    """Log files that were already read have changed, so offsets would no longer name the same events."""
+
+
+class LogTruncatedError(LogError):
+    """Offsets that are still needed are gone from the log, and from the archive."""
+
+
+class StoreError(TidemillError):
+    """A store cannot do what was asked."""
+
+
+class StoreVersionError(StoreError):
+    """A store written by another version of tidemill."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store that does not answer now; trying again later may help."""
+
+
+class LeaseError(TidemillError):
+    """Another process holds the lease."""
