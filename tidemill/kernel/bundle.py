@@ -1,0 +1,191 @@
+"""A bundle: the aggregations of one view that were applied together, compiled into tables and windows.
+
+The whole kernel is three pure functions of it: `deltas` (events to bytes to append), `fold` (events to tiles in frames) with `pack`
+(tiles to bytes to publish), and `evaluate` (bytes and an instant to features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tidemill import blocks
+from tidemill.aggregations.base import Aggregation
+from tidemill.definitions.expressions import Filter
+from tidemill.entities import MAX_KEY_BYTES, key_expr
+from tidemill.kernel.fixed import FixedTable
+from tidemill.kernel.packed import window_states
+from tidemill.kernel.table import SPAN, TAG, Int64s, Records, Table
+from tidemill.kernel.tiles import LIFETIME, Ladder
+from tidemill.online.base import Cell
+from tidemill.stable import shard_of, stable_id
+from tidemill.times import Window, window_start
+from tidemill.types import ColumnType
+
+ENTITY = "_entity"
+Values = list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An event that this bundle's view cannot take: the row in the batch's frame, and why."""
+
+    row: int
+    reason: str
+
+
+class Bundle:
+    """See the module's text. Immutable; safe to share between threads.
+
+    `id` is the bundle's stable name in stores. `where` is the view's row filter.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        schema: Mapping[str, ColumnType],
+        event_id: str | None,
+        keys: Sequence[str],
+        where: str | None,
+        aggregations: Sequence[Aggregation],
+    ) -> None:
+        self.id, self.schema, self.event_id, self.keys, self.where = id, dict(schema), event_id, list(keys), where
+        self.aggregations = list(aggregations)
+        self.windows: list[Window] = list(dict.fromkeys(w for a in aggregations for w in a.windows))
+        self.ladder = Ladder(self.windows)
+        compiled = [a.compile(schema, event_id) for a in aggregations]
+        parts = [p for c in compiled for p in c.parts]
+        self.fixed = FixedTable(parts) if parts else None
+        own = list(dict.fromkeys(c.table for c in compiled if c.table is not None))
+        self.tables: list[Table[Any]] = [*([self.fixed] if self.fixed else []), *own]
+        self.table_ids: list[int] = [stable_id([id, t.key]) for t in self.tables]
+        texts = [a.where for a in aggregations] + [where]
+        self._filters = {text: Filter(text) for text in texts if text is not None}
+        self._masks = {a.where for a in aggregations if a.where is not None}
+        self._readers: dict[Aggregation, tuple[int, Callable[[Any, int], Values]]] = {}
+        for aggregation, c in zip(aggregations, compiled, strict=True):
+            self._readers[aggregation] = self._reader(c.parts, c.finalize) if c.finalize else (self.tables.index(c.table), c.read)  # type: ignore[arg-type, assignment]  # one of the two is set
+
+    def _reader(self, parts: Sequence[Any], finalize: Callable[[Sequence[int]], Any]) -> tuple[int, Callable[[Any, int], Values]]:
+        assert self.fixed is not None
+        at = [self.fixed.at[p] + i for p in parts for i in range(p.words)]
+        pick: Callable[[Any], Sequence[int]] = itemgetter(*at) if len(at) > 1 else lambda row, i=at[0]: (row[i],)  # type: ignore[misc]
+        return 0, lambda states, window: [finalize(pick(row[window])) for row in states]
+
+    # ---- events to tiles --------------------------------------------------------------------------------------------------------
+
+    def select(self, events: pl.DataFrame) -> tuple[pl.DataFrame, list[Rejected]]:
+        """The events of this view, and those that it must reject: a null key, or one that is too long."""
+        if self.where is not None:
+            events = events.with_row_index("_row").filter(self._filters[self.where].mask(events))
+        nulls = pl.any_horizontal(pl.col(k).is_null() for k in self.keys)
+        rejected: list[Rejected] = []
+        texts = [k for k in self.keys if self.schema[k].name == "str"]
+        bad = nulls
+        if texts:
+            bad = nulls | (pl.sum_horizontal(pl.col(k).str.len_bytes() for k in texts) > MAX_KEY_BYTES // 2)
+        flags = events.select(bad.fill_null(True)).to_series()
+        if flags.any():
+            index = events["_row"].to_list() if "_row" in events.columns else range(len(events))
+            for i in flags.arg_true().to_list():
+                row = events.row(i, named=True)
+                missing = [k for k in self.keys if row[k] is None]
+                reason = f"null key {', '.join(missing)}" if missing else f"key {', '.join(self.keys)} longer than {MAX_KEY_BYTES // 2} bytes"
+                rejected.append(Rejected(index[i], reason))
+            events = events.filter(~flags)
+        return events, rejected
+
+    def fold(self, events: pl.DataFrame, horizon: int, partition: int | None = None) -> list[pl.DataFrame]:
+        """Selected events to tiles, a frame per table: the entity's keys, SPAN, TAG if `partition` is given, and the table's columns.
+
+        `horizon` (UTC microseconds) is the one that the tiles' widths are good for: no read may come before it.
+        """
+        spans = self.ladder.place(events["_time"].to_numpy(), horizon)
+        columns = [pl.Series(SPAN, spans)]
+        by = [*self.keys, SPAN]
+        if partition is not None:
+            columns.append(pl.Series(TAG, blocks.block_tags(partition, events["_offset"].to_numpy())))
+            by.append(TAG)
+        events = events.with_columns(columns)
+        kept = self.ladder.keep(spans)
+        if kept is not None:
+            events = events.filter(pl.Series(kept))
+        masks = {text: events.select(self._filters[text].mask(events)).to_series() for text in self._masks}
+        return [t.fold(events, masks, by) for t in self.tables]
+
+    def with_entities(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """A frame of tiles with the canonical key as ENTITY, sorted by it."""
+        return frame.with_columns(key_expr(self.keys, self.schema).alias(ENTITY)).sort(ENTITY)
+
+    def pack(self, table: int, frame: pl.DataFrame, tag: int | None = None) -> tuple[list[str], list[bytes]]:
+        """A frame of `with_entities` to entities (each once, sorted) and their records; `tag` where the frame has no TAG."""
+        if len(frame) == 0:
+            return [], []
+        kind = self.tables[table]
+        runs = frame[ENTITY].rle_id()
+        entity = runs.cast(pl.Int64).to_numpy()
+        tags = frame[TAG].to_numpy() if tag is None else np.full(len(frame), tag, dtype=np.int64)
+        records: Records[Any] = Records(entity, frame[SPAN].to_numpy(), tags, kind.pack(frame))
+        if kind.sparse:
+            records = kind.merge_records(records)
+        names = frame[ENTITY].unique(maintain_order=True).to_list()
+        return names, kind.encode(records, len(names))
+
+    def deltas(self, events: pl.DataFrame, horizon: int, partition: int, shards: int) -> dict[int, list[tuple[int, str, bytes]]]:
+        """Selected events of one partition to what is appended, per shard: (table id, entity, records)."""
+        out: dict[int, list[tuple[int, str, bytes]]] = {}
+        shard: dict[str, int] = {}
+        for i, frame in enumerate(self.fold(events, horizon, partition)):
+            table = self.table_ids[i]
+            names, blobs = self.pack(i, self.with_entities(frame))
+            for name, blob in zip(names, blobs, strict=True):
+                s = shard.get(name)
+                if s is None:
+                    s = shard[name] = shard_of(name, shards)
+                out.setdefault(s, []).append((table, name, blob))
+        return out
+
+    def merge(self, table: int, frame: pl.DataFrame, horizon: int) -> pl.DataFrame:
+        """Tiles of one version, of any number of folds, to merged tiles as wide as `horizon` allows, without the expired."""
+        spans = self.ladder.widen(frame[SPAN].to_numpy(), horizon)
+        frame = frame.with_columns(pl.Series(SPAN, spans))
+        kept = self.ladder.keep(spans)
+        if kept is not None:
+            frame = frame.filter(pl.Series(kept))
+        return self.tables[table].merge(frame, [*self.keys, SPAN])
+
+    # ---- tiles to features ------------------------------------------------------------------------------------------------------
+
+    def evaluate(self, t: int, cells: Mapping[int, Sequence[Cell | None]]) -> Evaluated:
+        """The features at the instant `t` of entities whose cells are given, per position in `tables`."""
+        edges = {w: window_start(t, w) for w in self.windows}
+        order = sorted(self.windows, key=edges.__getitem__)
+        states = {i: window_states(self.tables[i], column, [edges[w] for w in order], t) for i, column in cells.items()}
+        return Evaluated(self._readers, {w: i for i, w in enumerate(order)}, states)
+
+    def table_of(self, aggregation: Aggregation) -> int:
+        """The position in `tables` of an aggregation's state."""
+        return self._readers[aggregation][0]
+
+
+class Evaluated:
+    """What `Bundle.evaluate` found, for all entities of the call."""
+
+    __slots__ = ("_index", "_readers", "_states")
+
+    def __init__(self, readers: Mapping[Aggregation, tuple[int, Callable[[Any, int], Values]]], index: Mapping[Window, int], states: Mapping[int, Any]) -> None:
+        self._readers, self._index, self._states = readers, index, states
+
+    def values(self, aggregation: Aggregation, window: Window) -> Values:
+        """One value per entity: a number, a text, a list, None for null, or OVERFLOW."""
+        table, read = self._readers[aggregation]
+        return read(self._states[table], self._index[window])
+
+
+__all__ = ["ENTITY", "LIFETIME", "Bundle", "Evaluated", "Int64s", "Rejected"]

@@ -1,0 +1,309 @@
+"""Tables of cells: sketches, whose state is a sparse array of small numbers.
+
+In frames a cell is a row. In records `_LANES` neighbouring cells share one record, `span, tag, chunk, four words`, so that one
+event takes little and a full sketch is dense; every record of every sketch is 56 bytes.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import xxhash
+
+from tidemill.kernel.table import OVERFLOW, RECORD_VERSION, Int64s, Overflow, Records, Table, group_starts, join_blobs, split_blobs
+from tidemill.stable import digest
+from tidemill.types import ColumnType
+
+_PAYLOAD = 4  # words a record has for its cells
+#: Dense states are made for so many cells at a time.
+_DENSE_CELLS = 1 << 22
+
+
+class CellTable(Table[Int64s]):
+    """A sparse array of counters per tile. A body is int64 (n, 5): the chunk, then the payload."""
+
+    sparse = True
+    kind: ClassVar[str]
+    lane: ClassVar[Any]  # the NumPy type of one cell in a record
+    value: ClassVar[str]  # the frame's column of the cells' values
+
+    def __init__(self, column: str, type_: ColumnType, where: str | None) -> None:
+        self.column, self.type, self.where = column, type_, where
+        self.key = f"{column}_{self.kind}-" + digest([RECORD_VERSION, self.kind, column, str(type_), where])
+        self.lanes = _PAYLOAD * 8 // np.dtype(self.lane).itemsize
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CellTable) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @abstractmethod
+    def cells(self, values: pl.Series) -> tuple[Int64s, Int64s]:
+        """Non-null values to (cell, what it gets): shape (n,) each."""
+
+    @abstractmethod
+    def reduced(self, lanes: npt.NDArray[Any], starts: Int64s) -> npt.NDArray[Any]:
+        """Merge runs of consecutive rows (n, lanes) of the cells' type."""
+
+    # ---- frames -----------------------------------------------------------------------------------------------------------------
+
+    def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:
+        valid = events[self.column].is_not_null()
+        if self.where is not None:
+            valid &= masks[self.where]
+        rows = events.filter(valid)
+        cell, value = self.cells(rows[self.column])
+        return self.merge(rows.select(by).hstack([pl.Series(self.cell[0], cell, dtype=pl.Int32), pl.Series(self.value, value, dtype=pl.Int64)]), by)
+
+    def pack(self, frame: pl.DataFrame) -> Int64s:
+        cell = frame[self.cell[0]].cast(pl.Int64).to_numpy()
+        body = np.zeros((len(frame), 1 + _PAYLOAD), dtype=np.int64)
+        body[:, 0] = cell // self.lanes
+        limit = np.iinfo(self.lane).max
+        body[:, 1:].view(self.lane)[np.arange(len(cell)), cell % self.lanes] = np.minimum(frame[self.value].to_numpy(), limit)
+        return body
+
+    # ---- records ----------------------------------------------------------------------------------------------------------------
+
+    def decode(self, blobs: Sequence[bytes]) -> Records[Int64s]:
+        entity, words = join_blobs(blobs, 3 + _PAYLOAD)
+        return Records(entity, words[:, 0], words[:, 1], words[:, 2:])
+
+    def encode(self, records: Records[Int64s], count: int) -> list[bytes]:
+        return split_blobs(np.column_stack([records.span, records.tag, records.body]), records.entity, count)
+
+    def take(self, body: Int64s, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Int64s:
+        return body[rows]
+
+    def concat(self, bodies: Sequence[Int64s]) -> Int64s:
+        return np.concatenate(bodies)
+
+    def merge_records(self, records: Records[Int64s]) -> Records[Int64s]:
+        order, starts = group_starts(records.entity, records.span, records.tag, records.body[:, 0])
+        if len(starts) == 0:
+            return records
+        first = order[starts]
+        body = np.empty((len(starts), 1 + _PAYLOAD), dtype=np.int64)
+        body[:, 0] = records.body[first, 0]
+        body[:, 1:] = np.ascontiguousarray(self.reduced(self._lanes(records.body[order]), starts)).view(np.int64)
+        return Records(records.entity[first], records.span[first], records.tag[first], body)
+
+    def _lanes(self, body: Int64s) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(body[:, 1:]).view(self.lane)
+
+    def dense(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> list[tuple[Int64s, npt.NDArray[Any]]]:
+        """Slices of entities: (cell numbers ascending, values (entities, windows, cells)), each record only in its own window."""
+        out = []
+        order = np.argsort(slot, kind="stable")
+        body, slot = body[order], slot[order]
+        step = entities
+        if entities > 1:
+            most = max(1, len(np.unique(body[:, 0])) * self.lanes * windows)
+            step = max(1, _DENSE_CELLS // most)
+        for low in range(0, entities, step):
+            high = min(low + step, entities)
+            a, b = np.searchsorted(slot, (low * windows, high * windows)) if step < entities else (0, len(slot))
+            chunks, index = np.unique(body[a:b, 0], return_inverse=True)
+            place, starts = group_starts(slot[a:b] - low * windows, index)
+            values = np.zeros((high - low, windows, len(chunks), self.lanes), dtype=self.lane)
+            if len(starts):
+                first = place[starts]
+                values.reshape(-1, self.lanes)[(slot[a:b][first] - low * windows) * len(chunks) + index[first]] = self.reduced(self._lanes(body[a:b][place]), starts)
+            cells = (chunks[:, None] * self.lanes + np.arange(self.lanes)).reshape(-1)
+            out.append((cells, values.reshape(high - low, windows, -1)))
+        return out
+
+
+# ---- quantiles ------------------------------------------------------------------------------------------------------------------
+
+_BUCKET_SHIFT = 46  # a double's exponent and the top 6 bits of its mantissa
+
+
+def buckets_of(x: npt.NDArray[np.float64]) -> Int64s:
+    """The bucket of each number, from its bits: ordered as the numbers are, 0 for zero (and what is too small for a normal float).
+
+    A bucket is 2**-6 of a power of two wide, so its middle is within 2**-7 of every number in it. Like DDSketch (Masson et al., VLDB
+    2019) but for the logarithm, whose last bit differs between libraries.
+
+    >>> buckets_of(np.array([-1.0, -0.0, 0.0, 1.0, 1.01, 1.02])).tolist()
+    [-65472, 0, 0, 65472, 65472, 65473]
+    """
+    magnitude = np.abs(x).view(np.int64) >> _BUCKET_SHIFT
+    return np.where(x < 0, -magnitude, magnitude)
+
+
+def bucket_middle(bucket: int) -> float:
+    """The number that stands for a bucket.
+
+    >>> bucket_middle(65472), bucket_middle(0), bucket_middle(-65472)
+    (1.0078125, 0.0, -1.0078125)
+    """
+    if bucket == 0:
+        return 0.0
+    bits = (abs(bucket) << _BUCKET_SHIFT) | (1 << (_BUCKET_SHIFT - 1))
+    value = float(np.int64(bits).view(np.float64))
+    return value if bucket > 0 else -value
+
+
+class QuantileTable(CellTable):
+    """Counts per bucket. Counters saturate at 2**32 - 1, in any order alike, and then the answer is `overflow`."""
+
+    kind = "quantile"
+    lane = np.uint32
+    value = "count"
+    cell = ("bucket",)
+    columns = ("bucket", "count")
+
+    def cells(self, values: pl.Series) -> tuple[Int64s, Int64s]:
+        bucket = buckets_of(values.cast(pl.Float64).to_numpy())
+        return bucket, np.ones(len(bucket), dtype=np.int64)
+
+    def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+        return frame.group_by([*by, "bucket"]).agg(pl.col("count").sum())
+
+    def reduced(self, lanes: npt.NDArray[Any], starts: Int64s) -> npt.NDArray[Any]:
+        total = np.add.reduceat(lanes.astype(np.uint64), starts, axis=0)
+        return np.minimum(total, np.uint64(2**32 - 1)).astype(np.uint32)
+
+    def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> QuantileStates:
+        return QuantileStates(self.dense(body, slot, entities, windows))
+
+
+class QuantileStates:
+    """Cumulated counts per entity and window. The q-quantile is the bucket of the value of rank floor(q * (n - 1)), from 0."""
+
+    def __init__(self, slices: list[tuple[Int64s, npt.NDArray[Any]]]) -> None:
+        self._slices = []
+        for cells, counts in slices:
+            saturated = (counts == 2**32 - 1).any(axis=2)
+            saturated = np.logical_or.accumulate(saturated[:, ::-1], axis=1)[:, ::-1]
+            nested = np.add.accumulate(counts[:, ::-1].astype(np.int64), axis=1)[:, ::-1]
+            self._slices.append((cells, np.cumsum(nested, axis=2), saturated))
+
+    def quantiles(self, q: Fraction, window: int) -> list[float | None | Overflow]:
+        """One number per entity; None of nothing; OVERFLOW where a counter was full."""
+        out: list[float | None | Overflow] = []
+        for cells, cumulated, saturated in self._slices:
+            if len(cells) == 0:
+                out += [None] * len(cumulated)
+                continue
+            counts = cumulated[:, window]
+            totals = counts[:, -1]
+            ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
+            index = np.minimum((counts <= ranks[:, None]).sum(axis=1), len(cells) - 1)
+            for bucket, total, full in zip(cells[index].tolist(), totals.tolist(), saturated[:, window].tolist(), strict=True):
+                out.append(OVERFLOW if full else bucket_middle(bucket) if total else None)
+        return out
+
+
+# ---- distinct counts ------------------------------------------------------------------------------------------------------------
+
+PRECISION = 12
+_REGISTERS = 1 << PRECISION
+_REST_BITS = 64 - PRECISION
+
+
+def stable_hashes(values: pl.Series) -> npt.NDArray[np.uint64]:
+    """XXH3-64 of each value's canonical bytes: text as UTF-8, numbers, booleans and instants as 8 little-endian bytes.
+
+    >>> stable_hashes(pl.Series([1, 1, 2])).tolist()[0] == xxhash.xxh3_64_intdigest((1).to_bytes(8, "little"))
+    True
+    """
+    distinct = values.unique()
+    if distinct.dtype == pl.String:
+        hashed = [xxhash.xxh3_64_intdigest(v) for v in distinct.cast(pl.Binary).to_list()]
+    else:
+        number = distinct if distinct.dtype == pl.Float64 else distinct.cast(pl.Int64)
+        raw = number.to_numpy().astype("<f8" if distinct.dtype == pl.Float64 else "<i8").tobytes()
+        hashed = [xxhash.xxh3_64_intdigest(raw[i : i + 8]) for i in range(0, len(raw), 8)]
+    table = pl.DataFrame([distinct.alias("v"), pl.Series("h", hashed, dtype=pl.UInt64)])
+    out: npt.NDArray[np.uint64] = pl.DataFrame([values.alias("v")]).join(table, on="v", how="left", maintain_order="left")["h"].to_numpy()
+    return out
+
+
+class RegisterTable(CellTable):
+    """HyperLogLog registers, precision 12 (Flajolet et al., 2007): standard error 1.6 %."""
+
+    kind = "distinct"
+    lane = np.uint8
+    value = "rank"
+    cell = ("register",)
+    columns = ("register", "rank")
+
+    def cells(self, values: pl.Series) -> tuple[Int64s, Int64s]:
+        hashes = stable_hashes(values)
+        rest = hashes & np.uint64((1 << _REST_BITS) - 1)
+        bits = np.frexp(rest.astype(np.float64))[1].astype(np.int64)  # the bit length: exact, the rest has 52 bits
+        return (hashes >> np.uint64(_REST_BITS)).astype(np.int64), _REST_BITS + 1 - bits
+
+    def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+        return frame.group_by([*by, "register"]).agg(pl.col("rank").max())
+
+    def reduced(self, lanes: npt.NDArray[Any], starts: Int64s) -> npt.NDArray[Any]:
+        out: npt.NDArray[Any] = np.maximum.reduceat(lanes, starts, axis=0)
+        return out
+
+    def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> RegisterStates:
+        return RegisterStates(self.dense(body, slot, entities, windows))
+
+
+class RegisterStates:
+    """How many registers hold which rank, per entity and window."""
+
+    def __init__(self, slices: list[tuple[Int64s, npt.NDArray[Any]]]) -> None:
+        self._nested = [np.maximum.accumulate(ranks[:, ::-1], axis=1)[:, ::-1] for _, ranks in slices]
+
+    def estimates(self, window: int) -> list[int]:
+        """The number of distinct values per entity."""
+        return [estimate(np.bincount(row, minlength=_REST_BITS + 2).tolist()) for ranks in self._nested for row in ranks[:, window]]
+
+
+def estimate(histogram: Sequence[int]) -> int:
+    """The cardinality from how many registers hold each rank 1, 2, ...; registers not mentioned hold 0.
+
+    Ertl's improved estimator ("New cardinality estimation algorithms for HyperLogLog sketches", 2017, section 4): no tables, no
+    thresholds, and only additions, products and square roots, which every machine rounds alike.
+
+    >>> estimate([0, 0]), estimate([0, 1])
+    (0, 1)
+    """
+    m = float(_REGISTERS)
+    used = sum(histogram[1:])
+    z = m * _tau(1.0 - histogram[_REST_BITS + 1] / m if len(histogram) > _REST_BITS + 1 else 1.0)
+    for rank in range(_REST_BITS, 0, -1):
+        z = 0.5 * (z + (histogram[rank] if rank < len(histogram) else 0))
+    z += m * _sigma((m - used) / m)
+    return round(0.7213475204444817 * m * m / z) if used else 0  # 1 / (2 ln 2)
+
+
+def _sigma(x: float) -> float:
+    if x == 1.0:
+        return float("inf")
+    y, z = 1.0, x
+    while True:
+        x *= x
+        previous = z
+        z += x * y
+        y += y
+        if z == previous:
+            return z
+
+
+def _tau(x: float) -> float:
+    if x in (0.0, 1.0):
+        return 0.0
+    y, z = 1.0, 1.0 - x
+    while True:
+        x = x**0.5
+        previous = z
+        y *= 0.5
+        z -= (1.0 - x) ** 2 * y
+        if z == previous:
+            return z / 3.0

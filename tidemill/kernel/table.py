@@ -1,0 +1,144 @@
+"""Tables: the state of some aggregations, for many entities and tiles, in two forms.
+
+*Frames* (Polars) where events are many: the stream's pre-aggregation, folds, partials. One row per entity, tile and, in tables of
+cells, cell. *Records* (NumPy) where one request must be answered in microseconds: an entity's state is its records one after the
+other, so that appending is adding bytes, and decoding many entities is one step. Merging is exact and commutative in
+both forms, and the conformance suite holds them equal.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Body = TypeVar("Body")
+
+#: Columns of frames: where a tile lies, and which part of the log it came from (absent in partials, which are of one version).
+SPAN, TAG = "_span", "_tag"
+#: Part of every table's identity: raise it when the form of a record changes.
+RECORD_VERSION = 1
+
+
+class Overflow(Enum):
+    """The one value that says: the true answer does not fit. Never a wrapped number."""
+
+    OVERFLOW = "overflow"
+
+
+OVERFLOW: Final = Overflow.OVERFLOW
+
+
+@dataclass(slots=True)
+class Records(Generic[Body]):
+    """Decoded records of many entities: `entity` (which blob), `span` and `tag`, int64 (n,), and a body of n items."""
+
+    entity: Int64s
+    span: Int64s
+    tag: Int64s
+    body: Body
+
+
+class Table(ABC, Generic[Body]):
+    """One stream of records per entity.
+
+    `key` names what the table holds, for ever: part of its identity in stores, and its file name in the partials. `columns` are the
+    columns that its frames have beside the entity's keys, SPAN and TAG; `cell` those of them that tell the rows of one tile apart.
+    """
+
+    key: str
+    columns: tuple[str, ...]
+    cell: tuple[str, ...] = ()
+    #: Whether `pack` makes a record of every cell, so that `merge_records` has to follow it.
+    sparse = False
+
+    # ---- frames -----------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:
+        """Events to tiles: `by` + `columns`, one row per group (and cell).
+
+        `events` has the source's columns, `_time`, and the columns `by`: the entity's keys, SPAN, perhaps TAG. `masks` has the Boolean
+        series of each filter text that the table's aggregations name.
+        """
+
+    @abstractmethod
+    def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+        """Tiles to merged tiles: rows that agree on `by` (and cell) become one."""
+
+    @abstractmethod
+    def pack(self, frame: pl.DataFrame) -> Body:
+        """The bodies of a frame's rows."""
+
+    # ---- records ----------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def decode(self, blobs: Sequence[bytes]) -> Records[Body]:
+        """All records of these blobs, in order."""
+
+    @abstractmethod
+    def encode(self, records: Records[Body], count: int) -> list[bytes]:
+        """`count` blobs again; records are sorted by entity."""
+
+    @abstractmethod
+    def take(self, body: Body, rows: Int64s | Bools) -> Body:
+        """Some of a body's items, by index or mask."""
+
+    @abstractmethod
+    def concat(self, bodies: Sequence[Body]) -> Body:
+        """Bodies one after the other."""
+
+    @abstractmethod
+    def merge_records(self, records: Records[Body]) -> Records[Body]:
+        """Records that agree on entity, span and tag (and cell) become one; sorted by entity."""
+
+    @abstractmethod
+    def states(self, body: Body, slot: Int64s, entities: int, windows: int) -> Any:
+        """The merged state of every entity in every window.
+
+        `slot` (n,) is `entity * windows + window`, where window is the narrowest that the record lies in, windows being numbered from
+        the longest: a record counts in its own window and in all longer ones. What is returned only this table's aggregations read.
+        """
+
+
+def group_starts(*keys: Int64s) -> tuple[Int64s, Int64s]:
+    """The order that sorts by these keys (the first is the most significant), and where its groups begin.
+
+    >>> order, starts = group_starts(np.array([1, 0, 1]), np.array([5, 5, 5]))
+    >>> order.tolist(), starts.tolist()
+    ([1, 0, 2], [0, 1])
+    """
+    order = np.lexsort(keys[::-1]) if len(keys) > 1 else np.argsort(keys[0], kind="stable")
+    if len(order) == 0:
+        return order, np.zeros(0, dtype=np.int64)
+    new = np.zeros(len(order), dtype=np.bool_)
+    new[0] = True
+    for key in keys:
+        ordered = key[order]
+        new[1:] |= ordered[1:] != ordered[:-1]
+    return order, np.flatnonzero(new)
+
+
+def split_blobs(words: Int64s, entity: Int64s, count: int) -> list[bytes]:
+    """Rows of int64, sorted by entity, to one blob per entity."""
+    buffer = memoryview(np.ascontiguousarray(words).view(np.uint8).reshape(-1)) if len(words) else memoryview(b"")
+    size = words.shape[1] * 8
+    ends = (np.searchsorted(entity, np.arange(count + 1)) * size).tolist()
+    return [bytes(buffer[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def join_blobs(blobs: Sequence[bytes], width: int) -> tuple[Int64s, Int64s]:
+    """Blobs to rows of `width` int64, and the blob that each row came from."""
+    words = np.frombuffer(b"".join(blobs), dtype="<i8").reshape(-1, width)
+    if len(blobs) == 1:
+        return np.zeros(len(words), dtype=np.int64), words
+    lengths = np.fromiter(map(len, blobs), dtype=np.int64, count=len(blobs)) // (8 * width)
+    return np.repeat(np.arange(len(blobs), dtype=np.int64), lengths), words
