@@ -1,0 +1,154 @@
+"""Projects: a directory with a tidemill.toml."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tidemill.definitions.names import suggestion
+from tidemill.errors import DefinitionError, NotFoundError
+from tidemill.times import parse_duration
+
+FILE = "tidemill.toml"
+MAX_SHARDS = 4096
+
+#: What each section of tidemill.toml may hold.
+_KEYS: dict[str, dict[str, type]] = {
+    "project": {"name": str, "definitions": str},
+    "online": {"url": str, "shards": int, "slack": str},
+    "offline": {"url": str},
+    "stream": {"brokers": str, "workers": int},
+    "batch": {"every": str},
+}
+_TYPE_NAMES = {str: "text", int: "a whole number"}
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class Project:
+    """What tidemill.toml says. URLs may hold credentials, so they are not in the `repr`.
+
+    `definitions`: the absolute path of the definitions file. `online_url`, `offline_url`: with `${VAR}` filled from the environment, and
+    relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
+    fixed by the first `apply`. `slack`: how far in the past a read may be, in microseconds. `settings`: per section, what else is set
+    (`stream.workers`, `batch.every`).
+    """
+
+    directory: Path
+    name: str
+    definitions: Path
+    online_url: str = field(repr=False)
+    offline_url: str = field(repr=False)
+    brokers: str | None = field(default=None, repr=False)
+    shards: int = 16
+    slack: int = 10_000_000
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str] = ".", *, environment: Mapping[str, str] | None = None) -> Project:
+        """The project in `directory`; `environment` is the process's own unless given.
+
+        Raises `NotFoundError` when there is no tidemill.toml, and `DefinitionError`, naming the file and the key, when it is wrong.
+        """
+        root = Path(directory).absolute()
+        file = root / FILE
+        values = _Values(file, _parse(file), os.environ if environment is None else environment)
+        shards = values.get("online", "shards", 16)
+        if not 1 <= shards <= MAX_SHARDS:
+            raise DefinitionError(f"{file}: online.shards is from 1 to {MAX_SHARDS}; got {shards}")
+        workers = values.get("stream", "workers", 1)
+        if workers < 1:
+            raise DefinitionError(f"{file}: stream.workers is at least 1; got {workers}")
+        values.duration("batch", "every")
+        fixed = {"project": ("name", "definitions"), "online": ("url", "shards", "slack"), "offline": ("url",), "stream": ("brokers",)}
+        settings = {
+            section: MappingProxyType({key: value for key, value in items.items() if key not in fixed.get(section, ())})
+            for section, items in values.sections.items()
+        }
+        return cls(
+            directory=root,
+            name=values.get("project", "name", root.resolve().name),
+            definitions=root / values.get("project", "definitions", "features.py"),
+            online_url=_online(root, values.get("online", "url", "sqlite:///.tidemill/online.db")),
+            offline_url=_offline(root, values.get("offline", "url", ".tidemill/offline")),
+            brokers=values.get("stream", "brokers", None),
+            shards=shards,
+            slack=values.duration("online", "slack", "10s"),
+            settings=MappingProxyType({section: items for section, items in settings.items() if items}),
+        )
+
+    def resolve(self, path: str) -> str:
+        """A path or glob of the definitions, such as a source's, relative to the project; URLs stay as they are."""
+        return path if "://" in path else str(self.directory / path)
+
+
+class _Values:
+    """Reads checked values out of the parsed file."""
+
+    def __init__(self, file: Path, parsed: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        self.file = file
+        self.sections: dict[str, dict[str, Any]] = {}
+        for section, items in parsed.items():
+            if section not in _KEYS:
+                raise DefinitionError(f"{file}: unknown section [{section}]; {suggestion(section, _KEYS)}")
+            if not isinstance(items, dict):
+                raise DefinitionError(f"{file}: {section} is a section: write [{section}] on a line of its own, and its keys below")
+            self.sections[section] = {key: self._checked(section, key, value, environment) for key, value in items.items()}
+
+    def _checked(self, section: str, key: str, value: object, environment: Mapping[str, str]) -> object:
+        known = _KEYS[section]
+        if key not in known:
+            raise DefinitionError(f"{self.file}: unknown key {section}.{key}; {suggestion(key, known)}")
+        if not isinstance(value, known[key]) or isinstance(value, bool):
+            raise DefinitionError(f"{self.file}: {section}.{key} must be {_TYPE_NAMES[known[key]]}; got {type(value).__name__}")
+        if isinstance(value, str):
+            if not value:
+                raise DefinitionError(f"{self.file}: {section}.{key} is empty; give it a value, or leave it out")
+            return self._expanded(f"{section}.{key}", value, environment)
+        return value
+
+    def _expanded(self, place: str, text: str, environment: Mapping[str, str]) -> str:
+        for variable in _VARIABLE.findall(text):
+            if variable not in environment:
+                raise DefinitionError(f"{self.file}: {place} uses ${{{variable}}}, which is not in the environment; set it, then run again")
+        return _VARIABLE.sub(lambda found: environment[found[1]], text)
+
+    def get(self, section: str, key: str, default: Any) -> Any:
+        return self.sections.get(section, {}).get(key, default)
+
+    def duration(self, section: str, key: str, default: str = "0s") -> int:
+        try:
+            return parse_duration(self.get(section, key, default))
+        except DefinitionError as error:
+            raise DefinitionError(f"{self.file}: {section}.{key}: {error}") from None
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"no project here: {file} does not exist; run `tidemill init`, or go to the project's directory") from None
+    except OSError as error:
+        raise DefinitionError(f"{file} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DefinitionError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise DefinitionError(f"{file} is not valid TOML: {error}") from None
+
+
+def _online(root: Path, url: str) -> str:
+    """SQLite's relative path made absolute: `sqlite:///x.db` is relative, `sqlite:////x.db` is not."""
+    if url.startswith(_SQLITE) and not url[len(_SQLITE) :].startswith("/"):
+        return _SQLITE + str(root / url[len(_SQLITE) :])
+    return url
+
+
+def _offline(root: Path, url: str) -> str:
+    return url if "://" in url else str(root / url)
