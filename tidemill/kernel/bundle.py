@@ -18,7 +18,7 @@ from tidemill import blocks
 from tidemill.aggregations.base import Aggregation
 from tidemill.definitions.expressions import Filter
 from tidemill.entities import MAX_KEY_BYTES, key_expr
-from tidemill.kernel.fixed import FixedTable
+from tidemill.kernel.fixed import Count, FixedTable
 from tidemill.kernel.packed import window_states
 from tidemill.kernel.table import SPAN, TAG, Int64s, Records, Table
 from tidemill.kernel.tiles import LIFETIME, Ladder
@@ -60,22 +60,43 @@ class Bundle:
         self.windows: list[Window] = list(dict.fromkeys(w for a in aggregations for w in a.windows))
         self.ladder = Ladder(self.windows)
         compiled = [a.compile(schema, event_id) for a in aggregations]
-        parts = [p for c in compiled for p in c.parts]
-        self.fixed = FixedTable(parts) if parts else None
-        own = list(dict.fromkeys(c.table for c in compiled if c.table is not None))
-        self.tables: list[Table[Any]] = [*([self.fixed] if self.fixed else []), *own]
+        # Every bundle counts its events: an entity is `missing` when none of them lies in any window.
+        self.fixed = FixedTable([Count(), *(p for c in compiled for p in c.parts)])
+        self.tables: list[Table[Any]] = [self.fixed, *dict.fromkeys(c.table for c in compiled if c.table is not None)]
         self.table_ids: list[int] = [stable_id([id, t.key]) for t in self.tables]
         texts = [a.where for a in aggregations] + [where]
         self._filters = {text: Filter(text) for text in texts if text is not None}
         self._masks = {a.where for a in aggregations if a.where is not None}
         self._readers: dict[Aggregation, tuple[int, Callable[[Any, int], Values]]] = {}
-        for aggregation, c in zip(aggregations, compiled, strict=True):
-            self._readers[aggregation] = self._reader(c.parts, c.finalize) if c.finalize else (self.tables.index(c.table), c.read)  # type: ignore[arg-type, assignment]  # one of the two is set
+        for aggregation in aggregations:
+            self.serve(aggregation)
+
+    def covers(self, aggregation: Aggregation, window: Window, schema: Mapping[str, ColumnType], event_id: str | None) -> bool:
+        """Whether this bundle's state answers an aggregation over a window, on a source as it is declared now.
+
+        It may be an aggregation of its own, or another one that needs no other state.
+        """
+        compiled = aggregation.compile(schema, event_id)
+        held = compiled.table in self.tables if compiled.table is not None else set(compiled.parts) <= set(self.fixed.parts)
+        if not held or window not in self.windows:
+            return False
+        read = Filter(aggregation.where).columns(schema) if aggregation.where is not None else ()
+        return all(self.schema.get(column) == schema[column] for column in read)  # `a / b > 2` means something else over other types
+
+    def serve(self, aggregation: Aggregation) -> None:
+        """Make `evaluate` answer an aggregation that the bundle covers."""
+        compiled = aggregation.compile(self.schema, self.event_id)
+        if compiled.finalize is not None:
+            self._readers[aggregation] = self._reader(compiled.parts, compiled.finalize)
+        elif compiled.table is not None and compiled.read is not None:
+            self._readers[aggregation] = self.tables.index(compiled.table), compiled.read
 
     def _reader(self, parts: Sequence[Any], finalize: Callable[[Sequence[int]], Any]) -> tuple[int, Callable[[Any, int], Values]]:
-        assert self.fixed is not None
         at = [self.fixed.at[p] + i for p in parts for i in range(p.words)]
-        pick: Callable[[Any], Sequence[int]] = itemgetter(*at) if len(at) > 1 else lambda row, i=at[0]: (row[i],)  # type: ignore[misc]
+        if len(at) == 1:
+            only = at[0]
+            return 0, lambda states, window: [finalize((row[window][only],)) for row in states]
+        pick = itemgetter(*at)
         return 0, lambda states, window: [finalize(pick(row[window])) for row in states]
 
     # ---- events to tiles --------------------------------------------------------------------------------------------------------
@@ -163,11 +184,12 @@ class Bundle:
     # ---- tiles to features ------------------------------------------------------------------------------------------------------
 
     def evaluate(self, t: int, cells: Mapping[int, Sequence[Cell | None]]) -> Evaluated:
-        """The features at the instant `t` of entities whose cells are given, per position in `tables`."""
+        """The features at the instant `t` of entities whose cells are given, per position in `tables`; always those of table 0."""
         edges = {w: window_start(t, w) for w in self.windows}
         order = sorted(self.windows, key=edges.__getitem__)
         states = {i: window_states(self.tables[i], column, [edges[w] for w in order], t) for i, column in cells.items()}
-        return Evaluated(self._readers, {w: i for i, w in enumerate(order)}, states)
+        counted = self.fixed.at[Count()]
+        return Evaluated(self._readers, {w: i for i, w in enumerate(order)}, states, [row[0][counted] > 0 for row in states[0]])
 
     def table_of(self, aggregation: Aggregation) -> int:
         """The position in `tables` of an aggregation's state."""
@@ -175,12 +197,18 @@ class Bundle:
 
 
 class Evaluated:
-    """What `Bundle.evaluate` found, for all entities of the call."""
+    """What `Bundle.evaluate` found, for all entities of the call. `present`: whether any event lies in any window of the bundle."""
 
-    __slots__ = ("_index", "_readers", "_states")
+    __slots__ = ("_index", "_readers", "_states", "present")
 
-    def __init__(self, readers: Mapping[Aggregation, tuple[int, Callable[[Any, int], Values]]], index: Mapping[Window, int], states: Mapping[int, Any]) -> None:
-        self._readers, self._index, self._states = readers, index, states
+    def __init__(
+        self,
+        readers: Mapping[Aggregation, tuple[int, Callable[[Any, int], Values]]],
+        index: Mapping[Window, int],
+        states: Mapping[int, Any],
+        present: list[bool],
+    ) -> None:
+        self._readers, self._index, self._states, self.present = readers, index, states, present
 
     def values(self, aggregation: Aggregation, window: Window) -> Values:
         """One value per entity: a number, a text, a list, None for null, or OVERFLOW."""

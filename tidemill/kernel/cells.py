@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import sqrt
 from typing import Any, ClassVar
 
 import numpy as np
@@ -103,7 +104,7 @@ class CellTable(Table[Int64s]):
         out = []
         order = np.argsort(slot, kind="stable")
         body, slot = body[order], slot[order]
-        step = entities
+        step = max(entities, 1)
         if entities > 1:
             most = max(1, len(np.unique(body[:, 0])) * self.lanes * windows)
             step = max(1, _DENSE_CELLS // most)
@@ -136,6 +137,7 @@ def buckets_of(x: npt.NDArray[np.float64]) -> Int64s:
     [-65472, 0, 0, 65472, 65472, 65473]
     """
     magnitude = np.abs(x).view(np.int64) >> _BUCKET_SHIFT
+    magnitude[magnitude < 64] = 0  # subnormal: its bits are no longer relative to its size
     return np.where(x < 0, -magnitude, magnitude)
 
 
@@ -157,16 +159,16 @@ class QuantileTable(CellTable):
 
     kind = "quantile"
     lane = np.uint32
-    value = "count"
-    cell = ("bucket",)
-    columns = ("bucket", "count")
+    value = "_count"
+    cell = ("_bucket",)
+    columns = ("_bucket", "_count")
 
     def cells(self, values: pl.Series) -> tuple[Int64s, Int64s]:
         bucket = buckets_of(values.cast(pl.Float64).to_numpy())
         return bucket, np.ones(len(bucket), dtype=np.int64)
 
     def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-        return frame.group_by([*by, "bucket"]).agg(pl.col("count").sum())
+        return frame.group_by([*by, "_bucket"]).agg(pl.col("_count").sum())
 
     def reduced(self, lanes: npt.NDArray[Any], starts: Int64s) -> npt.NDArray[Any]:
         total = np.add.reduceat(lanes.astype(np.uint64), starts, axis=0)
@@ -182,9 +184,9 @@ class QuantileStates:
     def __init__(self, slices: list[tuple[Int64s, npt.NDArray[Any]]]) -> None:
         self._slices = []
         for cells, counts in slices:
-            saturated = (counts == 2**32 - 1).any(axis=2)
-            saturated = np.logical_or.accumulate(saturated[:, ::-1], axis=1)[:, ::-1]
             nested = np.add.accumulate(counts[:, ::-1].astype(np.int64), axis=1)[:, ::-1]
+            # Of the sum, not of its terms: whether tiles were merged (and saturated) before must make no difference.
+            saturated = (nested >= 2**32 - 1).any(axis=2)
             self._slices.append((cells, np.cumsum(nested, axis=2), saturated))
 
     def quantiles(self, q: Fraction, window: int) -> list[float | None | Overflow]:
@@ -233,9 +235,9 @@ class RegisterTable(CellTable):
 
     kind = "distinct"
     lane = np.uint8
-    value = "rank"
-    cell = ("register",)
-    columns = ("register", "rank")
+    value = "_rank"
+    cell = ("_register",)
+    columns = ("_register", "_rank")
 
     def cells(self, values: pl.Series) -> tuple[Int64s, Int64s]:
         hashes = stable_hashes(values)
@@ -244,7 +246,7 @@ class RegisterTable(CellTable):
         return (hashes >> np.uint64(_REST_BITS)).astype(np.int64), _REST_BITS + 1 - bits
 
     def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-        return frame.group_by([*by, "register"]).agg(pl.col("rank").max())
+        return frame.group_by([*by, "_register"]).agg(pl.col("_rank").max())
 
     def reduced(self, lanes: npt.NDArray[Any], starts: Int64s) -> npt.NDArray[Any]:
         out: npt.NDArray[Any] = np.maximum.reduceat(lanes, starts, axis=0)
@@ -301,9 +303,9 @@ def _tau(x: float) -> float:
         return 0.0
     y, z = 1.0, 1.0 - x
     while True:
-        x = x**0.5
+        x = sqrt(x)
         previous = z
         y *= 0.5
-        z -= (1.0 - x) ** 2 * y
+        z -= (1.0 - x) * (1.0 - x) * y
         if z == previous:
             return z / 3.0

@@ -39,8 +39,8 @@ class Order:
 class EntriesTable(Table[list[Entry]]):
     """See the module's text. `event_id` names the source's id column, if it has one."""
 
-    columns = ("time", "id", "value", "count")
-    cell = ("time", "id", "value")
+    columns = ("_at", "_id", "_value", "_count")
+    cell = ("_at", "_id", "_value")
 
     def __init__(self, column: str, type_: ColumnType, where: str | None, order: Order, event_id: str | None) -> None:
         self.column, self.type, self.where, self.order = column, type_, where, order
@@ -65,11 +65,11 @@ class EntriesTable(Table[list[Entry]]):
         event_id = pl.lit(None, dtype=pl.String) if self.event_id is None else pl.col(self.event_id)
         value = pl.col(self.column)
         value = value.cast(pl.Int64) if self.type.name == "timestamp" else value
-        frame = rows.select(*by, time=time, id=event_id, value=value, count=pl.lit(1, dtype=pl.Int64))
+        frame = rows.select(*by, _at=time, _id=event_id, _value=value, _count=pl.lit(1, dtype=pl.Int64))
         return self.merge(frame, by)
 
     def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-        merged = frame.group_by([*by, *self.cell]).agg(pl.col("count").sum())
+        merged = frame.group_by([*by, *self.cell]).agg(pl.col("_count").sum())
         return merged.sort(self.cell, descending=self.order.last, nulls_last=self.order.last).group_by(by, maintain_order=True).head(self.order.n).select(*by, *self.columns)
 
     def pack(self, frame: pl.DataFrame) -> list[Entry]:

@@ -52,6 +52,7 @@ class Table(ABC, Generic[Body]):
 
     `key` names what the table holds, for ever: part of its identity in stores, and its file name in the partials. `columns` are the
     columns that its frames have beside the entity's keys, SPAN and TAG; `cell` those of them that tell the rows of one tile apart.
+    Where they are not named after the user's column they begin with an underscore, so that a key may be called `id` or `value`.
     """
 
     key: str

@@ -54,8 +54,9 @@ class Ladder:
     """
 
     def __init__(self, windows: Iterable[Window]) -> None:
-        self.windows = sorted({w for w in windows if w.length is not None}, key=lambda w: (w.length or 0, w.hop))
-        self.lifetime = any(w.length is None for w in windows)
+        distinct = set(windows)
+        self.windows = sorted((w for w in distinct if w.length is not None), key=lambda w: (w.length or 0, w.hop))
+        self.lifetime = any(w.length is None for w in distinct)
         head = Window(0, RUNGS[0])
         self._edges = [*self.windows, head]
 

@@ -1,0 +1,106 @@
+"""Segments to partials: fold what lies between two cuts of a source's archive into the next version of each bundle's partials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import polars as pl
+
+from tidemill.definitions import Source
+from tidemill.horizon import horizon_of
+from tidemill.kernel.bundle import Bundle
+from tidemill.offline.archive import iter_range
+from tidemill.offline.cuts import read_cut
+from tidemill.offline.partials import MOST_FILES, PartialFile, Partials, Version
+from tidemill.offline.store import OfflineStore
+
+Progress = Callable[[int, int], None]
+
+#: Events read at a time, and tiles held before they are merged.
+ROWS = 1_000_000
+_HELD = 4_000_000
+
+
+class _Fold:
+    """The tiles of one bundle's new segments, merged as they come so that memory stays bounded."""
+
+    def __init__(self, bundle: Bundle, partials: Partials, base: Version) -> None:
+        self.bundle, self.partials, self.base = bundle, partials, base
+        self.latest, self.arrived = base.latest, base.arrived
+        self.horizon = base.horizon
+        self._frames: list[list[pl.DataFrame]] = [[] for _ in bundle.tables]
+
+    def add(self, events: pl.DataFrame, slack: int) -> None:
+        """Fold one batch of events. Its own horizon is what these and earlier events allow."""
+        latest, arrived = events["_time"].max(), events["_arrival"].max()
+        assert isinstance(latest, int)
+        self.latest = max(self.latest, latest)
+        self.arrived = max(self.arrived, arrived) if isinstance(arrived, int) else self.arrived
+        self.horizon = max(self.horizon, horizon_of(self.latest, self.arrived, slack))
+        selected, _ = self.bundle.select(events)
+        for frames, tiles in zip(self._frames, self.bundle.fold(selected, self.horizon), strict=True):
+            frames.append(tiles)
+        for i, frames in enumerate(self._frames):
+            if sum(map(len, frames)) > _HELD:
+                self._frames[i] = [self._merged(i)]
+
+    def _merged(self, table: int) -> pl.DataFrame:
+        return self.bundle.merge(table, pl.concat(self._frames[table]), self.horizon)
+
+    def write(self, k: int) -> list[PartialFile]:
+        """The new version's files: those of the base that are still reached, and the new tiles'. Days of many files become one."""
+        files = self.partials.live(self.base.files, self.horizon)
+        for i, table in enumerate(self.bundle.tables):
+            if not self._frames[i]:
+                continue
+            new = self._merged(i)
+            days = {f.day for f in files if f.table == table.key and sum(g.day == f.day and g.table == table.key for g in files) >= MOST_FILES}
+            crowded = [f for f in files if f.table == table.key and f.day in days]
+            if crowded:
+                files = [f for f in files if f not in crowded]
+                kept = self.partials.write(i, self.bundle.merge(i, self.partials.scan(i, crowded), self.horizon), max(f.k for f in crowded))
+                files += kept
+            files += self.partials.write(i, new, k)
+        return files
+
+
+def fold(store: OfflineStore, source: Source, bundles: Sequence[Bundle], k: int, slack: int, progress: Progress | None = None) -> dict[str, Version]:
+    """Bring every bundle's partials up to cut `k`; the new versions by bundle id. Reads each archived event once for all bundles alike.
+
+    Crash-safe and idempotent: files are new, and a version appears with its manifest or not at all. Of two folds at once one wins,
+    and the other's files are nobody's. `progress` gets (events folded, of about how many).
+    """
+    folds: dict[int, list[_Fold]] = {}
+    out: dict[str, Version] = {}
+    for bundle in bundles:
+        partials = Partials(store, bundle)
+        base = partials.latest()
+        if base.k >= k:
+            out[bundle.id] = base
+        else:
+            folds.setdefault(base.k, []).append(_Fold(bundle, partials, base))
+    target = read_cut(store, source.name, k)
+    columns = {name: kind.polars for name, kind in source.schema.items()}
+    for base_k, group in sorted(folds.items()):
+        start = read_cut(store, source.name, base_k)
+        ranges = [(p, start.get(p, 0), end) for p, end in sorted(target.items()) if end > start.get(p, 0)]
+        total, done = sum(b - a for _, a, b in ranges), 0
+        for partition, a, b in ranges:
+            for events in iter_range(store, source.name, partition, a, b, columns, rows=ROWS):
+                for one in group:
+                    one.add(events, slack)
+                done += len(events)
+                if progress is not None:
+                    progress(done, total)
+        for one in group:
+            out[one.bundle.id] = _commit(one, k, target)
+    return out
+
+
+def _commit(one: _Fold, k: int, vector: Mapping[int, int]) -> Version:
+    files = tuple(one.write(k))
+    version = Version(k, one.partials.next_generation(k), one.base.k, dict(vector), one.horizon, one.latest, one.arrived, files)
+    if not one.partials.commit(version):
+        return one.partials.latest()  # somebody else folded the same segments: theirs is the version
+    return version
+

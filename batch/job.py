@@ -1,0 +1,99 @@
+"""The batch job: for every source cut, fold and publish; on demand, or again and again under a lease."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tidemill.environment import Environment
+from tidemill.errors import NotFoundError, TidemillError
+from tidemill.offline.cuts import latest_cut, make_cut
+from tidemill.offline.leases import Lease
+from tidemill.offline.partials import Partials
+from tidemill.online.base import SlotId
+from tidemill.publishing import publish
+
+from .fold import fold
+
+#: (what is under way, done, of how many)
+Progress = Callable[[str, int, int], None]
+
+LEASE_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class SourceResult:
+    """What one run did for one source: the cut, the events folded since the last, the tiles written, the values published."""
+
+    source: str
+    k: int
+    versions: dict[str, int]
+    published: dict[str, int]
+    seconds: float
+
+
+def run(env: Environment, progress: Progress | None = None) -> list[SourceResult]:
+    """Cut, fold and publish every source, once. Safe to kill at any instant and to run again."""
+    return [run_source(env, name, progress) for name in sorted(env.applied().sources)]
+
+
+def run_source(env: Environment, name: str, progress: Progress | None = None) -> SourceResult:
+    """Cut, fold and publish one source."""
+    begun = time.monotonic()
+    applied = env.applied()
+    source = applied.sources[name]
+    bundles = [b.bundle for b in applied.of_source(name)]
+    make_cut(env.offline, name)
+    k = latest_cut(env.offline, name)
+    versions: dict[str, int] = {}
+    published: dict[str, int] = {}
+    if k:
+        report = None if progress is None else lambda done, total: progress(f"fold {name}", done, total)
+        for bundle_id, version in fold(env.offline, source, bundles, k, env.project.slack, report).items():
+            versions[bundle_id] = version.k
+        for bundle in bundles:
+            partials = Partials(env.offline, bundle)
+            report = None if progress is None else lambda done, total, b=bundle: progress(f"publish {b.id}", done, total)  # type: ignore[misc]
+            published[bundle.id] = publish(env.online, bundle, partials, partials.latest(), applied.shards, report)
+    return SourceResult(name, k, versions, published, time.monotonic() - begun)
+
+
+def rollback(env: Environment, name: str) -> dict[str, int]:
+    """Take the newest version of every bundle of a source back; the k that each stands at now, by bundle id.
+
+    The online slots are emptied, and workers rebuild them from the version before and the log after its cut; until then they
+    answer `missing`. The next batch run folds the withdrawn segments anew.
+    """
+    applied = env.applied()
+    if name not in applied.sources:
+        raise NotFoundError(f"there is no applied source {name!r}; there are {', '.join(sorted(applied.sources)) or 'none'}")
+    out: dict[str, int] = {}
+    for entry in applied.of_source(name):
+        partials = Partials(env.offline, entry.bundle)
+        newest = partials.latest()
+        if newest.k == 0:
+            raise TidemillError(f"bundle {entry.bundle.id} has no version to roll back: nothing was folded yet")
+        partials.withdraw(newest)
+        before = partials.latest()
+        partials.forget_published(before.k)
+        for shard in range(applied.shards):
+            env.online.reset(SlotId(entry.bundle.id, shard))
+        out[entry.bundle.id] = before.k
+    return out
+
+
+def run_every(env: Environment, seconds: float, stop: Callable[[], bool], sleep: Callable[[float], None], report: Callable[[list[SourceResult]], None]) -> None:
+    """Run now and then every `seconds`, holding the lease `batch`, until `stop()`. Raises `LeaseError` if another process holds it."""
+    lease = Lease(env.offline, "batch", seconds=LEASE_SECONDS)
+    lease.acquire()
+    try:
+        due = time.monotonic()
+        while not stop():
+            lease.renew()
+            if time.monotonic() >= due:
+                due = time.monotonic() + seconds
+                report(run(env, lambda *_: None))
+            sleep(min(1.0, seconds))
+    finally:
+        lease.release()

@@ -1,0 +1,313 @@
+"""One partition of one source, from its log to the stores: the work of a stream worker, without any runtime around it.
+
+    poll()   the next records, undecoded
+    tile()   decoded and pre-aggregated: a `Flush` per bundle and shard
+    apply()  one atomic compare-and-set step per slot; then archive and dead letters
+
+The online store holds values and positions together, so there is no other state to recover: `restore` reads the positions of all
+slots and goes back in the log to the lowest. On any mismatch everything in flight is dropped and restored (a delta is never
+re-based on another position), so that two workers on one partition cost time, and never a count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from tidemill.applied import AppliedBundle
+from tidemill.blocks import block_start
+from tidemill.definitions import Source
+from tidemill.errors import LogTruncatedError
+from tidemill.horizon import horizon_of
+from tidemill.kernel.bundle import Bundle, Rejected
+from tidemill.logs.base import Log, PartitionReader, RecordBatch
+from tidemill.logs.decode import Decoder, Events, raw_records
+from tidemill.offline.archive import ArchiveLog, ArchiveReader, ArchiveWriter, archived_end
+from tidemill.offline.cuts import latest_cut
+from tidemill.offline.dead import LETTER_COLUMNS, DeadWriter
+from tidemill.offline.partials import Partials
+from tidemill.offline.store import OfflineStore
+from tidemill.online.base import Advance, Heartbeat, OnlineStore, SlotId
+from tidemill.publishing import Published, rebuild
+from tidemill.times import BEGINNING
+
+#: Records taken from the log at a time.
+ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """Records as they came from the log, or events as they came from the archive. `epoch` tells the readings apart."""
+
+    epoch: int
+    records: RecordBatch | Events
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """What one poll changes, everywhere."""
+
+    epoch: int
+    start: int
+    end: int
+    events: pl.DataFrame
+    letters: pl.DataFrame
+    advances: tuple[Advance, ...]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a worker did on a partition since it began."""
+
+    records: int = 0
+    events: int = 0
+    dead: int = 0
+    flushes: int = 0
+    mismatches: int = 0
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass
+class PartitionIngest:
+    """See the module's text. `now` gives wall-clock UTC microseconds, for heartbeats only; `noted` hears of every append."""
+
+    source: Source
+    partition: int
+    log: Log
+    decoder: Decoder
+    online: OnlineStore
+    offline: OfflineStore
+    bundles: Sequence[AppliedBundle]
+    shards: int
+    slack: int
+    now: Callable[[], int]
+    archive_seconds: float = 10.0
+    archive_rows: int = 131_072
+    rows: int = ROWS
+    noted: Callable[[Sequence[Advance]], None] = lambda _: None
+    counters: Counters = field(default_factory=Counters)
+
+    epoch: int = field(default=0, init=False)
+    _reader: PartitionReader | None = field(default=None, init=False)
+    _history: ArchiveReader | None = field(default=None, init=False)
+    _belief: dict[SlotId, int] = field(default_factory=dict, init=False)
+    _live: list[Bundle] = field(default_factory=list, init=False)
+    _archived: int = field(default=0, init=False)
+    _latest: int = field(default=BEGINNING, init=False)
+    _arrived: int = field(default=BEGINNING, init=False)
+    _read: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._archive = ArchiveWriter(self.offline, self.source.name, self.partition, rows=self.archive_rows, seconds=self.archive_seconds)
+        self._dead = DeadWriter(self.offline, self.source.name, self.partition, seconds=self.archive_seconds)
+
+    @property
+    def position(self) -> int:
+        """The next offset to read."""
+        return self._read
+
+    @property
+    def archived(self) -> int:
+        """Everything before this offset is archived."""
+        return self._archived
+
+    # ---- where to begin ---------------------------------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Drop what is in flight; go back to the lowest position of any slot, and of the archive."""
+        self.epoch += 1
+        self._archive.clear()
+        self._dead.clear()
+        self._archived = archived_end(self.offline, self.source.name, self.partition)
+        waiting: list[str] = []
+        self._belief, self._live = {}, []
+        for applied in self.bundles:
+            if self._prepare(applied):
+                self._live.append(applied.bundle)
+            else:
+                waiting.append(applied.bundle.id)
+        self.counters.waiting = tuple(waiting)
+        self._seek(min([*self._belief.values(), self._archived]))
+
+    def _prepare(self, applied: AppliedBundle) -> bool:
+        """Learn the positions of a bundle's slots, rebuilding empty ones from the partials. False: not ready to take events yet."""
+        bundle = applied.bundle
+        slots = [SlotId(bundle.id, s) for s in range(self.shards)]
+        states = self.online.slots(slots)
+        empty = [slot for slot, state in zip(slots, states, strict=True) if not state.serving]
+        if empty:
+            partials = Partials(self.offline, bundle)
+            version = partials.latest()
+            if version.k:
+                values = Published(bundle, partials, version)
+                for slot in empty:
+                    rebuild(self.online, bundle, partials, version, slot.shard, self.shards, values)
+                states = self.online.slots(slots)
+                if not all(state.serving for state in states):
+                    return False  # another worker rebuilds it just now
+            elif applied.history and self._cuttable():
+                return False  # batch has to fold its history first
+        for slot, state in zip(slots, states, strict=True):
+            self._belief[slot] = state.positions.get(self.partition, 0)
+            self._latest, self._arrived = max(self._latest, state.latest), max(self._arrived, state.arrived)
+        return True
+
+    def _cuttable(self) -> bool:
+        """Whether batch can make versions of this source: where the whole log is less than a block it cannot, nor need it."""
+        return bool(latest_cut(self.offline, self.source.name) or block_start(self._archived))
+
+    def _seek(self, offset: int) -> None:
+        self._read = offset
+        self._history = None
+        first = self.log.start(self.partition)
+        if offset < first:
+            if self._archived < first:
+                raise LogTruncatedError(
+                    f"{self.source.name}, partition {self.partition}: offset {offset} is needed, the log begins at {first}, and the archive "
+                    f"ends at {self._archived}: events between are lost; restore the archive, or start a new source"
+                )
+            self._history = ArchiveLog(self.offline, self.source.name, {c: k.polars for c, k in self.source.schema.items()}).open(self.partition, offset)
+        elif self._reader is None:
+            self._reader = self.log.open(self.partition, offset)
+        else:
+            self._reader.seek(offset)
+
+    # ---- the three steps --------------------------------------------------------------------------------------------------------
+
+    def poll(self) -> Polled | None:
+        """The next records; None when there is nothing new for now. Never blocks."""
+        if not self._live:
+            return None
+        if self._history is not None:
+            batch = self._history.read(self.rows)
+            if batch is not None:
+                self._read = batch.end
+                none = pl.DataFrame(schema={"offset": pl.Int64, "reason": pl.String, "raw": pl.Binary})
+                return Polled(self.epoch, Events(batch.frame, none, self.partition, batch.start, batch.end))
+            self._history = None
+            self._reader = self._reader or self.log.open(self.partition, self._read)
+            self._reader.seek(self._read)
+        assert self._reader is not None
+        records = self._reader.read(self.rows)
+        if records is None:
+            return None
+        self._read = records.end
+        return Polled(self.epoch, records)
+
+    def tile(self, polled: Polled) -> Flush:
+        """Decode, and pre-aggregate for every slot that does not have these records yet."""
+        records = polled.records
+        events = self.decoder.decode(records) if isinstance(records, RecordBatch) else records
+        frame = events.frame
+        if len(frame):
+            self._latest = max(self._latest, _largest(frame, "_time"))
+            self._arrived = max(self._arrived, _largest(frame, "_arrival"))
+        horizon = horizon_of(self._latest, self._arrived, self.slack)
+        through = max(_largest(frame, "_arrival"), BEGINNING) if self.source.arrival or frame["_arrival"].is_not_null().any() else _largest(frame, "_time")
+        letters = [events.dead.with_columns(view=pl.lit(None, dtype=pl.String))]
+        advances: list[Advance] = []
+        for bundle in self._live:
+            selected, rejected = bundle.select(frame)
+            if rejected and isinstance(records, RecordBatch):
+                letters.append(_letters(bundle.id.rpartition("-")[0], rejected, frame, records))
+            advances += self._advances(bundle, selected, events.start, events.end, horizon, through)
+        return Flush(polled.epoch, events.start, events.end, frame, _sorted(letters), tuple(advances))
+
+    def _advances(self, bundle: Bundle, events: pl.DataFrame, start: int, end: int, horizon: int, through: int) -> list[Advance]:
+        """One advance for every slot of the bundle that stands before `end`, with what its shard gets of the events from there on."""
+        standing: dict[int, list[SlotId]] = {}
+        for shard in range(self.shards):
+            slot = SlotId(bundle.id, shard)
+            if self._belief[slot] < end:
+                standing.setdefault(self._belief[slot], []).append(slot)
+        out = []
+        for position, slots in standing.items():
+            rows = events if position <= start else events.filter(pl.col("_offset") >= position)
+            deltas = bundle.deltas(rows, horizon, self.partition, self.shards) if len(rows) else {}
+            for slot in slots:
+                out.append(Advance(slot, self.partition, position, end, through, horizon, self._latest, self._arrived, deltas.get(slot.shard, ())))
+        for slots in standing.values():
+            for slot in slots:
+                self._belief[slot] = end
+        return out
+
+    def apply(self, flush: Flush) -> bool:
+        """Apply a flush, then archive it. False: it was in flight when the reading was restored, or a slot stood elsewhere."""
+        if flush.epoch != self.epoch:
+            return False
+        if not all(self.online.apply(flush.advances)):
+            self.counters.mismatches += 1
+            self.restore()
+            return False
+        self.noted(flush.advances)
+        if flush.end > self._pending_end():
+            begin = self._pending_end()
+            self._dead.add(begin, flush.end, flush.letters.filter(pl.col("offset") >= begin))
+            self._archive.add(begin, flush.end, flush.events.filter(pl.col("_offset") >= begin))
+            self.counters.records += flush.end - begin
+            self.counters.events += len(flush.events)
+            self.counters.dead += len(flush.letters)
+        self.counters.flushes += 1
+        if self._archive.due():
+            self.archive()
+        return True
+
+    def _pending_end(self) -> int:
+        """What is archived, or waits to be."""
+        pending = self._archive.pending
+        return self._archived if pending is None else pending[1]
+
+    def archive(self) -> None:
+        """Write what waits to be archived; dead letters first, because a restart goes back to the archive's end and no further."""
+        self._dead.flush()
+        written = self._archive.flush()
+        if written is not None:
+            self._archived = written[1]
+
+    def idle(self) -> None:
+        """Nothing new for now: archive what is due, and say that this partition is read to its end."""
+        if self._archive.due():
+            self.archive()
+        if self._live and self._history is None:
+            self.online.heartbeat(self.source.name, {self.partition: Heartbeat(self._read, self.now())})
+
+    def run(self, batches: int | None = None) -> int:
+        """Poll, tile and apply until there is nothing new, or `batches` times; how many times it was. For tests and one-off jobs."""
+        done = 0
+        while batches is None or done < batches:
+            polled = self.poll()
+            if polled is None:
+                self.idle()
+                break
+            self.apply(self.tile(polled))
+            done += 1
+        return done
+
+    def close(self) -> None:
+        """Close the log. Writes nothing: a runtime closes after a failure too."""
+        if self._reader is not None:
+            self._reader.close()
+
+
+def _largest(frame: pl.DataFrame, column: str) -> int:
+    value = frame[column].max()
+    return value if isinstance(value, int) else BEGINNING
+
+
+def _letters(view: str, rejected: Sequence[Rejected], frame: pl.DataFrame, records: RecordBatch) -> pl.DataFrame:
+    """Dead letters of events that only this view cannot take."""
+    offsets = frame["_offset"].to_numpy()[[r.row for r in rejected]]
+    raw = raw_records(records, np.searchsorted(records.offsets, offsets))
+    return pl.DataFrame(
+        {"offset": offsets, "reason": [r.reason for r in rejected], "raw": raw, "view": [view] * len(raw)},
+        schema_overrides={"raw": pl.Binary, "offset": pl.Int64},
+    )
+
+
+def _sorted(letters: list[pl.DataFrame]) -> pl.DataFrame:
+    """In offset order, with the dead letters' columns. A letter has no arrival time but where the log itself records it."""
+    frame = pl.concat(letters, how="diagonal_relaxed").with_columns(arrival=pl.lit(None, dtype=pl.Int64))
+    return frame.unique(["offset", "view"], maintain_order=True).sort("offset").select(pl.col(c).cast(t) for c, t in LETTER_COLUMNS.items())

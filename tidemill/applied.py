@@ -1,0 +1,171 @@
+"""What `apply` has written to the registry: views, and the bundles that hold their state.
+
+A bundle is born with the features that no older bundle of its view can answer. So the first `apply` of a view makes one; an
+added aggregation makes a second, with its own state, positions and backfill, and the first goes on serving; a bundle that answers no
+feature any more is retired. A bundle's id is a hash of what its state means, so that the same definition finds the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tidemill.aggregations import Aggregation, aggregation_from_spec
+from tidemill.definitions import Definitions, Feature, FeatureView, Source
+from tidemill.errors import NotAppliedError, StoreVersionError
+from tidemill.kernel.bundle import Bundle
+from tidemill.kernel.table import RECORD_VERSION
+from tidemill.stable import digest
+from tidemill.times import Window
+
+FORMAT = 1
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedBundle:
+    """A bundle of a view. `history`: events were archived before it was applied, so that it starts from a backfill, not from offset 0."""
+
+    bundle: Bundle
+    view: str
+    source: str
+    history: bool
+
+    def spec(self) -> Spec:
+        return {"id": self.bundle.id, "aggregations": [a.spec() for a in self.bundle.aggregations], "history": self.history}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a feature's state is, and how to read it."""
+
+    bundle: Bundle
+    aggregation: Aggregation
+    window: Window
+    feature: Feature
+
+
+@dataclass(frozen=True)
+class AppliedView:
+    """A view as it was applied."""
+
+    view: FeatureView
+    bundles: tuple[AppliedBundle, ...]
+
+    def stored(self, feature: str) -> Stored:
+        """Where a feature of this view is. Raises `NotAppliedError`."""
+        declared = self.view.features.get(feature)
+        if declared is not None:
+            for applied in self.bundles:
+                if _covers(applied, self.view, declared):
+                    return Stored(applied.bundle, declared.aggregation, declared.window, declared)
+        raise NotAppliedError(f"feature {self.view.name}:{feature} is not applied: run `tidemill apply`")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One version of the registry, compiled. `version` 0 and nothing in it before the first `apply`."""
+
+    version: int
+    shards: int
+    views: Mapping[str, AppliedView]
+    services: Mapping[str, Spec]
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources that applied views read, by name."""
+        return {v.view.source.name: v.view.source for v in self.views.values()}
+
+    @property
+    def bundles(self) -> list[AppliedBundle]:
+        """All bundles, by view."""
+        return [b for v in self.views.values() for b in v.bundles]
+
+    def of_source(self, source: str) -> list[AppliedBundle]:
+        """The bundles that read a source."""
+        return [b for b in self.bundles if b.source == source]
+
+    def view(self, name: str) -> AppliedView:
+        """A view. Raises `NotAppliedError`."""
+        if name not in self.views:
+            raise NotAppliedError(f"view {name!r} is not applied: run `tidemill apply`")
+        return self.views[name]
+
+    def spec(self) -> Spec:
+        """What the registry keeps."""
+        return {
+            "format": FORMAT,
+            "shards": self.shards,
+            "views": {n: {"definition": v.view.spec(), "bundles": [b.spec() for b in v.bundles]} for n, v in sorted(self.views.items())},
+            "services": dict(sorted(self.services.items())),
+        }
+
+    @classmethod
+    def from_spec(cls, version: int, spec: Mapping[str, Any]) -> Applied:
+        """One version of the registry. Raises `StoreVersionError` for one that a newer tidemill wrote."""
+        if spec.get("format") != FORMAT:
+            raise StoreVersionError(f"the registry has format {spec.get('format')!r}, and this tidemill reads {FORMAT}: use the version that wrote it")
+        views = {}
+        for name, entry in spec["views"].items():
+            view = FeatureView.from_spec(entry["definition"])
+            bundles = tuple(_compiled(view, [aggregation_from_spec(a) for a in b["aggregations"]], b["history"], b["id"]) for b in entry["bundles"])
+            views[name] = AppliedView(view, _serving(view, bundles))
+        return cls(version, spec["shards"], views, spec["services"])
+
+
+def _compiled(view: FeatureView, aggregations: Sequence[Aggregation], history: bool, id: str = "") -> AppliedBundle:
+    bundle = Bundle(
+        id,
+        schema=view.source.schema,
+        event_id=view.source.event_id,
+        keys=view.entity.keys,
+        where=view.where,
+        aggregations=aggregations,
+    )
+    if not id:
+        state = [RECORD_VERSION, view.name, view.basis, [t.key for t in bundle.tables], sorted(([w.length or 0, w.hop] for w in bundle.windows))]
+        return _compiled(view, aggregations, history, f"{view.name}-{digest(state)}")
+    return AppliedBundle(bundle, view.name, view.source.name, history)
+
+
+def _covers(applied: AppliedBundle, view: FeatureView, feature: Feature) -> bool:
+    return applied.bundle.covers(feature.aggregation, feature.window, view.source.schema, view.source.event_id)
+
+
+def _serving(view: FeatureView, bundles: Sequence[AppliedBundle]) -> tuple[AppliedBundle, ...]:
+    """Let each bundle answer the features that it is the first to cover."""
+    for feature in view.features.values():
+        for applied in bundles:
+            if _covers(applied, view, feature):
+                applied.bundle.serve(feature.aggregation)
+                break
+    return tuple(bundles)
+
+
+def apply_view(view: FeatureView, before: AppliedView | None, history: bool) -> AppliedView:
+    """The view with the bundles that it needs: those it has that still answer a feature, and one more for what they cannot."""
+    old = before.bundles if before is not None and before.view.basis == view.basis else ()
+    kept: list[AppliedBundle] = []
+    missing: dict[Aggregation, list[Window]] = {}
+    for feature in view.features.values():
+        for applied in old:
+            if _covers(applied, view, feature):
+                if applied not in kept:
+                    kept.append(applied)
+                break
+        else:
+            missing.setdefault(feature.aggregation, []).append(feature.window)
+    if missing:
+        kept.append(_compiled(view, [replace(a, windows=tuple(w)) for a, w in missing.items()], history))
+    return AppliedView(view, _serving(view, kept))
+
+
+def apply_definitions(definitions: Definitions, before: Applied, shards: int, archived: set[str]) -> Applied:
+    """The registry's next version. `archived`: the sources of which events are archived already."""
+    views = {n: apply_view(v, before.views.get(n), v.source.name in archived) for n, v in definitions.views.items()}
+    services = {n: s.spec() for n, s in definitions.services.items()}
+    return Applied(before.version + 1, before.shards if before.version else shards, views, services)
+
+
+NOTHING_APPLIED = Applied(0, 0, {}, {})

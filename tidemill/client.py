@@ -1,0 +1,365 @@
+"""The scoring client: `FeatureStore`, and what a request's answer is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from tidemill.applied import Applied, Stored
+from tidemill.definitions import FeatureRef, FeatureSet, OnDemand, resolve_features
+from tidemill.definitions.resolve import Requested
+from tidemill.entities import entity_key
+from tidemill.environment import Environment
+from tidemill.errors import HorizonError, RequestError
+from tidemill.kernel.bundle import Bundle
+from tidemill.kernel.table import OVERFLOW
+from tidemill.online.base import Cell, CellId, Heartbeat, SlotId, SlotState
+from tidemill.stable import shard_of
+from tidemill.times import BEGINNING, from_micros, to_micros
+from tidemill.types import ColumnType
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Features = Requested | Sequence[Requested]
+
+OK, STALE, MISSING, OVERFLOWED = "ok", "stale", "missing", "overflow"
+#: For how long a reader may go on with heartbeats it has read; they only ever make an answer look older.
+_BEATS_SECONDS = 0.1
+
+
+def now_micros() -> int:
+    """The wall clock, UTC microseconds."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True)
+class _ViewPlan:
+    """What a request reads of one view: its bundles, the tables of each, and where each feature's value comes from."""
+
+    name: str
+    keys: Sequence[str]
+    types: Mapping[str, ColumnType]
+    source: str
+    max_lag: int | None
+    bundles: tuple[Bundle, ...]
+    tables: tuple[tuple[int, ...], ...]
+    features: tuple[tuple[str, int, Stored], ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request compiled against one version of the registry."""
+
+    version: int
+    shards: int
+    wanted: FeatureSet
+    views: tuple[_ViewPlan, ...]
+
+
+@dataclass
+class _ViewAnswer:
+    """One view's part of an answer, for its distinct entities; `row` maps request rows to them."""
+
+    plan: _ViewPlan
+    row: list[int]
+    values: dict[str, list[Any]]
+    status: dict[str, list[str]]
+    slots: list[list[SlotState]]
+    cells: list[list[Cell | None]]
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """What an answer was computed from.
+
+    `time` (aware, UTC): the instant through which every partition of every source read is known to be applied; None when nothing is.
+    """
+
+    time: dt.datetime | None
+    _answers: Sequence[_ViewAnswer] = field(repr=False)
+
+    def positions(self, view: str, row: int = 0) -> dict[int, int]:
+        """The offset per partition up to which the view's events are in the values of this request row."""
+        for answer in self._answers:
+            if answer.plan.name == view:
+                entity = answer.row[row]
+                out: dict[int, int] = {}
+                for state in answer.slots[entity]:
+                    for partition, offset in state.positions.items():
+                        out[partition] = min(out.get(partition, offset), offset)
+                published = [np.frombuffer(c.vector, dtype="<i8") for c in answer.cells[entity] if c is not None and c.vector]
+                for vector in published:
+                    for partition, offset in enumerate(vector.tolist()):
+                        if offset > out.get(partition, 0):
+                            out[partition] = offset
+                return dict(sorted(out.items()))
+        raise RequestError(f"the request reads no view {view!r}; it reads {', '.join(a.plan.name for a in self._answers)}")
+
+
+@dataclass(frozen=True)
+class OnlineFeatures:
+    """The answer to a request, one item per entity row everywhere.
+
+    `columns`: the keys and request columns as they came, then the features asked for, as `view__feature`. `status`: per feature, `ok`;
+    `stale` (the stream is behind by more than the view's `max_lag`); `missing` (no event of this entity in any of the view's
+    windows, or no backfill yet); `overflow` (the true number does not fit, and the value is null). `at`: the instant, aware UTC.
+    """
+
+    columns: dict[str, list[Any]]
+    status: dict[str, list[str]]
+    as_of: AsOf
+    at: dt.datetime
+    _types: Mapping[str, pl.DataType] = field(repr=False, default_factory=dict)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The columns: lists of plain Python values, None for null."""
+        return dict(self.columns)
+
+    def to_polars(self) -> pl.DataFrame:
+        """A typed Polars frame, one row per entity row."""
+        return pl.DataFrame([pl.Series(n, v, dtype=self._types.get(n), strict=False) for n, v in self.columns.items()])
+
+    def to_arrow(self) -> pa.Table:
+        """A typed Arrow table."""
+        return self.to_polars().to_arrow()
+
+    def to_df(self) -> pd.DataFrame:
+        """A pandas frame. Needs pandas: `pip install 'tidemill[pandas]'`."""
+        return self.to_polars().to_pandas()
+
+
+class FeatureStore:
+    """A project, seen by those who read features. Thread-safe for reads; opens its stores when it first needs them.
+
+    `path` is a directory with a tidemill.toml. `clock` gives wall-clock UTC microseconds.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] = ".", *, clock: Callable[[], int] = now_micros) -> None:
+        self.env = Environment.load(path)
+        self._clock = clock
+        self._plans: dict[Any, _Plan] = {}
+        self._beats: dict[str, tuple[float, dict[int, Heartbeat]]] = {}
+        self._checked = 0.0
+
+    # ---- definitions ------------------------------------------------------------------------------------------------------------
+
+    def apply(self) -> Applied:
+        """Write the project's definitions to its registry: what `tidemill apply` does."""
+        return self.env.apply()
+
+    def close(self) -> None:
+        """Give back connections."""
+        self.env.online.close()
+
+    # ---- online -----------------------------------------------------------------------------------------------------------------
+
+    def get_online_features(
+        self, features: Features, entity_rows: Sequence[Mapping[str, Any]] | pl.DataFrame, *, at: dt.datetime | int | str | None = None
+    ) -> OnlineFeatures:
+        """The features of some entities as of now, or as of `at` (UTC; a naive instant is read as UTC).
+
+        `features`: a service (its name, or itself), or a list of `view:feature`, views and on-demand features. `entity_rows`: dicts with the
+        key columns of every view read, and the request columns; a frame does too. Row order is kept; rows may repeat.
+
+        Raises `NotFoundError`, `NotAppliedError`, `RequestError` (a key that is missing, null or of another type), `HorizonError` (an
+        instant that the store has compacted past), `StoreUnavailableError`.
+        """
+        plan = self._plan(features)
+        rows = entity_rows if isinstance(entity_rows, list) else _rows(entity_rows)
+        instant = self._clock() if at is None else to_micros(at)
+        answers = self._read(plan, rows, instant)
+        columns: dict[str, list[Any]] = {n: [r.get(n) for r in rows] for n in (*plan.wanted.keys, *plan.wanted.request)}
+        stored = {f"{a.plan.name}__{n}": [v[i] for i in a.row] for a in answers for n, v in a.values.items()}
+        status = {f"{a.plan.name}__{n}": [v[i] for i in a.row] for a in answers for n, v in a.status.items()}
+        shown: dict[str, list[str]] = {}
+        for output in plan.wanted.outputs:
+            if isinstance(output, OnDemand):
+                columns[output.column] = _on_demand(output, stored, rows)
+                shown[output.column] = [_worst(s) for s in zip(*(status[r.column] for r in output.refs), strict=True)] if output.refs else [OK] * len(rows)
+            else:
+                columns[output.column] = stored[output.column]
+                shown[output.column] = status[output.column]
+        return OnlineFeatures(columns, shown, AsOf(self._through(answers), answers), from_micros(instant), _types(plan))
+
+    def _plan(self, features: Features) -> _Plan:
+        key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features
+        found = self._plans.get(key)
+        now = time.monotonic()
+        if found is not None and now - self._checked < 1.0:
+            return found
+        applied = self.env.applied()
+        self._checked = now
+        if found is not None and found.version == applied.version:
+            return found
+        wanted = resolve_features(features, self.env.definitions)
+        plan = _Plan(applied.version, applied.shards, wanted, tuple(_view_plan(applied, name, wanted) for name in wanted.views))
+        self._plans[key] = plan
+        return plan
+
+    def _read(self, plan: _Plan, rows: Sequence[Mapping[str, Any]], instant: int) -> list[_ViewAnswer]:
+        """Everything in one read of the store."""
+        cells: list[CellId] = []
+        slots: dict[SlotId, int] = {}
+        begun: list[tuple[_ViewPlan, list[int], list[str], list[int], int]] = []
+        for view in plan.views:
+            index: dict[str, int] = {}
+            row = [index.setdefault(entity_key(r, view.keys, view.types), len(index)) for r in rows]
+            names = list(index)
+            shards = [shard_of(n, plan.shards) for n in names]
+            begun.append((view, row, names, shards, len(cells)))
+            for bundle, tables in zip(view.bundles, view.tables, strict=True):
+                for table in tables:
+                    cells += [CellId(bundle.table_ids[table], s, n) for n, s in zip(names, shards, strict=True)]
+                for s in shards:
+                    slots.setdefault(SlotId(bundle.id, s), len(slots))
+        found, states = self.env.online.read(cells, list(slots))
+        for slot, state in zip(slots, states, strict=True):
+            if instant < state.horizon:
+                raise HorizonError(
+                    f"{from_micros(instant).isoformat()} lies before the horizon of {slot.bundle} ({from_micros(state.horizon).isoformat()}): "
+                    f"the store no longer has the tiles for it. Read a later instant, or raise online.slack in tidemill.toml before streaming"
+                )
+        return [self._evaluate(*b, found, {s: states[i] for s, i in slots.items()}, instant) for b in begun]
+
+    def _evaluate(
+        self,
+        view: _ViewPlan,
+        row: list[int],
+        names: list[str],
+        shards: list[int],
+        at: int,
+        found: Sequence[Cell | None],
+        states: Mapping[SlotId, SlotState],
+        instant: int,
+    ) -> _ViewAnswer:
+        n = len(names)
+        slots: list[list[SlotState]] = [[] for _ in names]
+        kept: list[list[Cell | None]] = [[] for _ in names]
+        evaluated = []
+        for bundle, tables in zip(view.bundles, view.tables, strict=True):
+            columns = {}
+            for table in tables:
+                columns[table] = found[at : at + n]
+                at += n
+            evaluated.append(bundle.evaluate(instant, columns))
+            for i, shard in enumerate(shards):
+                slots[i].append(states[SlotId(bundle.id, shard)])
+                kept[i].append(columns[0][i])
+        stale = [False] * n
+        if view.max_lag is not None:
+            beats = self._heartbeats(view.source)
+            stale = [min((through(s, beats) for s in states), default=BEGINNING) < instant - view.max_lag for states in slots]
+        values: dict[str, list[Any]] = {}
+        status: dict[str, list[str]] = {}
+        for name, b, stored in view.features:
+            got = evaluated[b].values(stored.aggregation, stored.window)
+            said = []
+            for i, present in enumerate(evaluated[b].present):
+                if not slots[i][b].serving:
+                    got[i] = None
+                    said.append(MISSING)
+                elif got[i] is OVERFLOW:
+                    got[i] = None
+                    said.append(OVERFLOWED)
+                else:
+                    said.append(MISSING if not present else STALE if stale[i] else OK)
+            values[name], status[name] = got, said
+        return _ViewAnswer(view, row, values, status, slots, kept)
+
+    def _heartbeats(self, source: str) -> dict[int, Heartbeat]:
+        now = time.monotonic()
+        kept = self._beats.get(source)
+        if kept is None or now - kept[0] > _BEATS_SECONDS:
+            kept = self._beats[source] = now, self.env.online.heartbeats(source)
+        return kept[1]
+
+    def _through(self, answers: Sequence[_ViewAnswer]) -> dt.datetime | None:
+        times = [through(s, self._heartbeats(a.plan.source)) for a in answers for states in a.slots for s in states]
+        known = min(times, default=BEGINNING)
+        return from_micros(known) if known > BEGINNING else None
+
+
+def through(state: SlotState, beats: Mapping[int, Heartbeat]) -> int:
+    """The instant through which a slot has every partition: UTC microseconds, BEGINNING if it is not known.
+
+    A partition that stands where its reader saw the log's end is known up to that moment; else up to the newest arrival applied.
+    """
+    times = []
+    for partition in {*state.positions, *beats}:
+        known = state.through.get(partition, BEGINNING)
+        beat = beats.get(partition)
+        if beat is not None and state.positions.get(partition, 0) >= beat.offset:
+            known = max(known, beat.at)
+        times.append(known)
+    return min(times, default=BEGINNING)
+
+
+def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
+    view = applied.view(name)
+    bundles: list[Bundle] = []
+    tables: list[set[int]] = []
+    features = []
+    for ref in wanted.stored:
+        if ref.view != name:
+            continue
+        stored = view.stored(ref.feature)
+        if stored.bundle not in bundles:
+            bundles.append(stored.bundle)
+            tables.append({0})
+        b = bundles.index(stored.bundle)
+        tables[b].add(stored.bundle.table_of(stored.aggregation))
+        features.append((ref.feature, b, stored))
+    definition = view.view
+    return _ViewPlan(
+        name,
+        definition.entity.keys,
+        definition.key_types,
+        definition.source.name,
+        definition.max_lag,
+        tuple(bundles),
+        tuple(tuple(sorted(t)) for t in tables),
+        tuple(features),
+    )
+
+
+def _rows(entity_rows: Any) -> list[Mapping[str, Any]]:
+    if isinstance(entity_rows, pl.DataFrame):
+        return list(entity_rows.iter_rows(named=True))
+    if hasattr(entity_rows, "to_dict") and hasattr(entity_rows, "columns"):  # pandas, without importing it
+        return list(pl.from_pandas(entity_rows).iter_rows(named=True))
+    if isinstance(entity_rows, Mapping):
+        raise RequestError("entity_rows is one dict: give a list of them, such as [{'origin': 'JFK'}]")
+    return list(entity_rows)
+
+
+def _on_demand(output: OnDemand, stored: Mapping[str, list[Any]], rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    columns: dict[str, Any] = {r.column: np.array([np.nan if v is None else v for v in stored[r.column]]) for r in output.refs}
+    for name in output.request:
+        missing = [i for i, r in enumerate(rows) if name not in r]
+        if missing:
+            raise RequestError(f"request row {missing[0]} has no {name!r}, which on-demand feature {output.name!r} needs")
+        columns[name] = np.array([np.nan if r[name] is None else r[name] for r in rows])
+    return [None if np.isnan(v) else v for v in output.evaluate(columns).tolist()]
+
+
+def _worst(statuses: Sequence[str]) -> str:
+    return max(statuses, key=(OK, STALE, MISSING, OVERFLOWED).index)
+
+
+def _types(plan: _Plan) -> dict[str, pl.DataType]:
+    out: dict[str, pl.DataType] = {n: k.polars for n, k in (*plan.wanted.keys.items(), *plan.wanted.request.items())}
+    for view in plan.views:
+        for name, _, stored in view.features:
+            kind = stored.feature.type.polars
+            listed = stored.aggregation.compile(stored.bundle.schema, stored.bundle.event_id).listed
+            out[FeatureRef(view.name, name).column] = pl.List(kind) if listed else kind
+    return out

@@ -1,0 +1,97 @@
+"""A project opened: its settings, its stores and its registry. What every command, worker and client starts from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from tidemill.applied import NOTHING_APPLIED, Applied, apply_definitions
+from tidemill.definitions import Definitions, Project, Source, load_definitions
+from tidemill.errors import DefinitionError, LogError
+from tidemill.logs.base import Log
+from tidemill.logs.decode import Decoder
+from tidemill.logs.files import FileLog
+from tidemill.offline.archive import partitions
+from tidemill.offline.index import StoredFileIndex
+from tidemill.offline.registry import Registry
+from tidemill.offline.store import OfflineStore
+from tidemill.online import open_online_store
+from tidemill.online.base import OnlineStore
+
+
+@dataclass
+class Environment:
+    """See the module's text. Opens lazily, so that `plan` needs no online store and a worker no definitions file."""
+
+    project: Project
+    _applied: Applied = field(default=NOTHING_APPLIED, repr=False)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str] = ".") -> Environment:
+        """The project in a directory with a tidemill.toml. Raises `NotFoundError`, `DefinitionError`."""
+        return cls(Project.load(directory))
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """What the definitions file defines. Raises `DefinitionError`."""
+        return load_definitions(self.project.definitions)
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """The online store."""
+        return open_online_store(self.project.online_url, base=self.project.directory)
+
+    @cached_property
+    def offline(self) -> OfflineStore:
+        """The offline store."""
+        return OfflineStore.open(self.project.offline_url, base=self.project.directory)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry of applied definitions."""
+        return Registry(self.offline)
+
+    def applied(self) -> Applied:
+        """The registry's newest version, compiled once."""
+        version = self.registry.version()
+        if version != self._applied.version:
+            current = self.registry.current()
+            self._applied = NOTHING_APPLIED if current is None else Applied.from_spec(*current)
+        return self._applied
+
+    def planned(self) -> Applied:
+        """What `apply` would write now. Raises `DefinitionError` for a number of shards that would change."""
+        before = self.applied()
+        configured = self.project.shards
+        if before.version and configured != before.shards:
+            raise DefinitionError(
+                f"online.shards is {configured}, and this project was applied with {before.shards}: their number is fixed; "
+                f"set it back, or begin again with a new online and offline store"
+            )
+        archived = {name for name in self.definitions.sources if partitions(self.offline, name)}
+        return apply_definitions(self.definitions, before, configured, archived)
+
+    def apply(self) -> Applied:
+        """Write the definitions to the registry, unless they are there already. Raises `StoreError` if someone else just did."""
+        before, after = self.applied(), self.planned()
+        if before.version and before.spec() == after.spec():
+            return before
+        self.registry.commit(after.spec(), expect=before.version)
+        return self.applied()
+
+    def log(self, source: Source) -> Log:
+        """A source's log. Raises `LogError`."""
+        if source.path is None:
+            raise LogError(f"source {source.name!r} has no `path`, and this project has no brokers: give it one of them")
+        return FileLog(self.project.resolve(source.path), format=source.format, index=StoredFileIndex(self.offline, source.name))
+
+    @staticmethod
+    def decoder(source: Source) -> Decoder:
+        """What makes columns of a source's records."""
+        return Decoder(source.schema, timestamp=source.timestamp, event_id=source.event_id, arrival=source.arrival, max_ahead=source.max_ahead)
+
+    def path(self, *parts: str) -> Path:
+        """A path below the project's directory."""
+        return self.project.directory.joinpath(*parts)
