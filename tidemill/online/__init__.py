@@ -1,0 +1,36 @@
+"""The online store: the protocol in `base`, and one adapter per kind of server or file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tidemill.errors import DefinitionError
+from tidemill.online.base import OnlineStore
+
+__all__ = ["OnlineStore", "open_online_store"]
+
+
+def open_online_store(url: str, *, base: Path) -> OnlineStore:
+    """The store that `url` (in tidemill.toml: `[online] url`) names; relative paths start at `base`, the project's folder.
+
+    `sqlite:///relative/path` or `sqlite:////absolute/path`. Nothing is opened or made before the first call. Raises `DefinitionError`.
+
+    >>> store = open_online_store("sqlite:///.tidemill/online.db", base=Path("flights"))
+    >>> store.close()
+    >>> open_online_store("mysql://host/db", base=Path("flights"))
+    Traceback (most recent call last):
+    tidemill.errors.DefinitionError: [online] url: expected sqlite:///relative/path or sqlite:////absolute/path, got a 'mysql' URL
+    """
+    scheme, separator, rest = url.partition("://")
+    expected = "[online] url: expected sqlite:///relative/path or sqlite:////absolute/path"
+    if not separator:
+        raise DefinitionError(f"{expected}, got {url!r}")
+    if scheme != "sqlite":
+        raise DefinitionError(f"{expected}, got a {scheme!r} URL")  # not the URL itself: it may hold a password
+    if not rest.startswith("/"):
+        raise DefinitionError(f"{expected}, got {url!r}: a file has no host, so there are three slashes before a relative path")
+    if rest.endswith("/"):
+        raise DefinitionError(f"{expected}, got {url!r}, which names no file")
+    from tidemill.online.sqlite import SqliteStore
+
+    return SqliteStore(base / rest[1:])

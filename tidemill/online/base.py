@@ -6,7 +6,8 @@ entity in one table: what was published (a version of the partials, with its cut
 are opaque bytes here; only `tidemill.kernel` knows what is in them.
 
 Stores must: apply atomically and only where positions stand exactly where the writer believes; append without reading; rewrite only
-the exact prefix that the rewriter read; raise `published` and the horizon, never lower them; read a slot's state and any of its cells as one snapshot.
+the exact prefix that the rewriter read; raise `published` and the horizon, never lower them; read a slot's state and any of its cells
+as one snapshot.
 """
 
 from __future__ import annotations
@@ -165,7 +166,16 @@ class OnlineStore(Protocol):
         """
         ...
 
-    def rebuild(self, slot: SlotId, expect: str | None, cursor: str | None, changes: Sequence[EntityChange], *, horizon: int, positions: Mapping[int, int] | None = None) -> bool:
+    def rebuild(
+        self,
+        slot: SlotId,
+        expect: str | None,
+        cursor: str | None,
+        changes: Sequence[EntityChange],
+        *,
+        horizon: int,
+        positions: Mapping[int, int] | None = None,
+    ) -> bool:
         """One link of a rebuild: only if the slot's cursor is `expect`, apply all changes and set `cursor`.
 
         A change that does not fit is passed over (someone published a newer version). The first link (expect None) is refused where
@@ -177,8 +187,11 @@ class OnlineStore(Protocol):
         """Remove a slot's cells, positions and cursor, for a rebuild or a roll-back. Its horizon stays."""
         ...
 
-    def entities(self, slot: SlotId, table: int, *, after: str = "", limit: int = 1000, min_tail: int = 0) -> list[str]:
-        """Entities with a cell in `table` whose tail has at least `min_tail` bytes, in key order, strictly after `after` ("" is the beginning)."""
+    def entities(self, slot: SlotId, table: int, *, after: str | None = None, limit: int = 1000, min_tail: int = 0) -> list[str]:
+        """Entities with a cell in `table` whose tail has at least `min_tail` bytes: at most `limit`, in code point order.
+
+        Strictly after `after`; None is the beginning (the empty string is a key, and the first). A page's last entity asks for the next.
+        """
         ...
 
     def heartbeat(self, source: str, beats: Mapping[int, Heartbeat]) -> None:
