@@ -74,7 +74,7 @@ class _ViewAnswer:
     values: dict[str, list[Any]]
     status: dict[str, list[str]]
     slots: list[list[SlotState]]
-    cells: list[list[Cell | None]]
+    bundle_cells: list[list[list[Cell | None]]]
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,16 @@ class AsOf:
     _answers: Sequence[_ViewAnswer] = field(repr=False)
 
     def positions(self, view: str, row: int = 0) -> dict[int, int]:
-        """The offset per partition up to which the view's events are in the values of this request row."""
+        """The offset per partition up to which the view's events are in the values of this request row.
+
+        What was published of an entity may know more than the stream has applied. Where the view's features lie in several bundles, one
+        of which is behind, this is the lowest.
+        """
         for answer in self._answers:
             if answer.plan.name == view:
                 entity = answer.row[row]
-                out: dict[int, int] = {}
-                for state in answer.slots[entity]:
-                    for partition, offset in state.positions.items():
-                        out[partition] = min(out.get(partition, offset), offset)
-                published = [np.frombuffer(c.vector, dtype="<i8") for c in answer.cells[entity] if c is not None and c.vector]
-                for vector in published:
-                    for partition, offset in enumerate(vector.tolist()):
-                        if offset > out.get(partition, 0):
-                            out[partition] = offset
-                return dict(sorted(out.items()))
+                pairs = zip(answer.slots[entity], answer.bundle_cells[entity], strict=True)
+                return _lowest([_known(state, cells) for state, cells in pairs])
         raise RequestError(f"the request reads no view {view!r}; it reads {', '.join(a.plan.name for a in self._answers)}")
 
 
@@ -140,11 +136,11 @@ class OnlineFeatures:
 class FeatureStore:
     """A project, seen by those who read features. Thread-safe for reads; opens its stores when it first needs them.
 
-    `path` is a directory with a tidemill.toml. `clock` gives wall-clock UTC microseconds.
+    `path` is a directory with a tidemill.toml, or a project that is open already. `clock` gives wall-clock UTC microseconds.
     """
 
-    def __init__(self, path: str | os.PathLike[str] = ".", *, clock: Callable[[], int] = now_micros) -> None:
-        self.env = Environment.load(path)
+    def __init__(self, path: str | os.PathLike[str] | Environment = ".", *, clock: Callable[[], int] = now_micros) -> None:
+        self.env = path if isinstance(path, Environment) else Environment.load(path)
         self._clock = clock
         self._plans: dict[Any, _Plan] = {}
         self._beats: dict[str, tuple[float, dict[int, Heartbeat]]] = {}
@@ -243,7 +239,7 @@ class FeatureStore:
     ) -> _ViewAnswer:
         n = len(names)
         slots: list[list[SlotState]] = [[] for _ in names]
-        kept: list[list[Cell | None]] = [[] for _ in names]
+        kept: list[list[list[Cell | None]]] = [[] for _ in names]
         evaluated = []
         for bundle, tables in zip(view.bundles, view.tables, strict=True):
             columns = {}
@@ -253,7 +249,7 @@ class FeatureStore:
             evaluated.append(bundle.evaluate(instant, columns))
             for i, shard in enumerate(shards):
                 slots[i].append(states[SlotId(bundle.id, shard)])
-                kept[i].append(columns[0][i])
+                kept[i].append([column[i] for column in columns.values()])
         stale = [False] * n
         if view.max_lag is not None:
             beats = self._heartbeats(view.source)
@@ -286,6 +282,20 @@ class FeatureStore:
         times = [through(s, self._heartbeats(a.plan.source)) for a in answers for states in a.slots for s in states]
         known = min(times, default=BEGINNING)
         return from_micros(known) if known > BEGINNING else None
+
+
+def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:
+    """The positions of one entity in one bundle: the slot's, or the published version's where they are higher."""
+    out = dict(state.positions)
+    for vector in {c.vector for c in cells if c is not None and c.vector}:
+        for partition, offset in enumerate(np.frombuffer(vector, dtype="<i8").tolist()):
+            out[partition] = max(out.get(partition, 0), offset)
+    return out
+
+
+def _lowest(positions: Sequence[dict[int, int]]) -> dict[int, int]:
+    partitions = sorted({p for known in positions for p in known})
+    return {p: min(known.get(p, 0) for known in positions) for p in partitions}
 
 
 def through(state: SlotState, beats: Mapping[int, Heartbeat]) -> int:

@@ -1,0 +1,474 @@
+"""The contract of DESIGN sections 2 to 5, on the real code, in any weather.
+
+Random definitions and logs; workers that crash, hang and come back as zombies; slots that rewind to an older copy, or vanish; cuts,
+folds, publishes, compactions and rebuilds that are cut short at any call, or have others run in between; late, future, broken
+and tied events. Between all that, every read of every feature of every entity equals the oracle over the events that the answer's own
+positions say are known: bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+import tidemill as tm
+from tests.seam.world import OFFLINE_STEPS, ONLINE_STEPS, Crash, Interrupted, MemoryLog, RewindableMemory, RewindableSqlite, plain
+from tidemill import blocks
+from tidemill.applied import NOTHING_APPLIED, Applied, apply_definitions
+from tidemill.apps.batch import job
+from tidemill.apps.streaming.compactor import Compactor
+from tidemill.apps.streaming.ingest import Flush, PartitionIngest
+from tidemill.client import FeatureStore
+from tidemill.definitions import Definitions
+from tidemill.definitions.project import Project
+from tidemill.environment import Environment
+from tidemill.errors import HorizonError, TidemillError
+from tidemill.kernel.table import OVERFLOW
+from tidemill.offline.archive import archived_end, compact, partitions
+from tidemill.offline.cuts import cuts
+from tidemill.offline.store import OfflineStore
+from tidemill.online.base import SlotId
+from tidemill.testing import brute_force
+from tidemill.times import DAY, HOUR, MINUTE, SECOND
+from tidemill.types import Timestamp
+
+SHARDS, SLACK, MAX_AHEAD = 2, 6 * SECOND, 40 * MINUTE
+START = 20_000 * DAY
+KEYS = ["a", "", "ü\U0001f600", "b" * 40]
+SCHEMA = {"id": int, "k": str, "x": float, "n": int, "s": str, "b": bool, "at": Timestamp("us")}
+FILTERS = {"x > 0": lambda e: _number(e.get("x")) is not None and e["x"] > 0, "n % 2 = 0": lambda e: e.get("n") is not None and e["n"] % 2 == 0}
+WINDOWS = ["1m", "90s", "1h", "6h", "1d", "30d", "lifetime"]
+
+
+def _number(x: Any) -> Any:
+    return None if x is None or (isinstance(x, float) and math.isnan(x)) else x
+
+
+@st.composite
+def aggregations(draw: Any, name: str) -> Any:
+    windows = draw(st.lists(st.sampled_from(WINDOWS), min_size=1, max_size=3, unique=True))
+    where = draw(st.sampled_from([None, None, *FILTERS]))
+    hop = draw(st.sampled_from([None, None, None, "1s", "1us"]))
+    options = {"windows": windows, "where": where, "name": name, "hop": hop}
+    make = draw(st.sampled_from(["count", "sum", "mean", "min", "max", "variance", "stddev", "first", "last", "last_n", "quantile", "approx_count_distinct"]))
+    if make == "count":
+        return tm.count(**options)
+    takes = ["x", "n", "b"] if make in ("sum", "mean", "variance", "stddev", "quantile") else ["x", "n", "b", "s", "at"]
+    column = draw(st.sampled_from(takes))
+    if make == "last_n":
+        return tm.last_n(column, draw(st.integers(1, 3)), **options)
+    if make == "quantile":
+        return tm.quantile(column, draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])), **options)
+    if make in ("variance", "stddev"):
+        options["population"] = draw(st.booleans())
+    return getattr(tm, make)(column, **options)
+
+
+VALUES = st.fixed_dictionaries(
+    {
+        "x": st.one_of(
+            st.none(),
+            st.floats(-1e6, 1e6),
+            st.sampled_from([float("nan"), -0.0, 0.0, 2.0**64 - 2048, -(2.0**64) + 2048, 2.0**64, float("inf"), 2.0**-61, 5e-324, 0.1, 1e8 + 0.1, 3]),
+        ),
+        "n": st.one_of(st.none(), st.integers(-5, 5), st.sampled_from([2**63 - 1, -(2**63)])),
+        "s": st.sampled_from([None, "", "a", "é", "\U0001f600", "\ue000"]),
+        "b": st.sampled_from([None, True, False]),
+        "k": st.sampled_from([*KEYS, *KEYS, *KEYS, None]),
+        "id": st.one_of(st.none(), st.integers(0, 6)),
+    }
+)
+OFFSETS = st.one_of(
+    st.sampled_from([0, -1, -SECOND, -MINUTE, -90 * SECOND, -HOUR, -6 * HOUR, -DAY, -30 * DAY, -31 * DAY, MAX_AHEAD, MAX_AHEAD + 1]),
+    st.integers(-2 * MINUTE, 10 * SECOND),
+    st.integers(-40 * DAY, MAX_AHEAD),
+)
+#: Put on an edge of a tile, a hop, a day.
+FLOORS = st.sampled_from([1, 1, 1, SECOND, MINUTE, HOUR, DAY])
+EVENTS = st.lists(st.tuples(VALUES, OFFSETS, FLOORS), min_size=1, max_size=6)
+OPERATIONS = [
+    *("start", "crash", "poll", "poll", "apply", "apply", "apply", "again", "archive", "run", "run", "idle"),
+    *("tick", "compact", "sweep", "batch", "batch", "batch_crash", "apply_crash", "between", "restore"),
+    *("snapshot", "rollback", "lose", "retention", "compact_archive", "withdraw", "add_feature"),
+]
+ARGUMENTS = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integers(0, 2), st.integers(0, 7))
+
+
+class Small:
+    """Blocks of two offsets, so that small logs have many."""
+
+    def __enter__(self) -> None:
+        self._before = blocks._SMALLEST, blocks._LARGEST, blocks._STEPS
+        blocks._SMALLEST, blocks._LARGEST, blocks._STEPS = 1, 1, blocks._STEPS[:0]
+
+    def __exit__(self, *_: object) -> None:
+        blocks._SMALLEST, blocks._LARGEST, blocks._STEPS = self._before
+
+
+class Seam(RuleBasedStateMachine):
+    """The whole system, and the weather."""
+
+    sqlite = False
+
+    @initialize(first=st.data(), where=st.sampled_from([None, None, *FILTERS]), rows=st.integers(1, 7))
+    def begin(self, first: Any, where: str | None, rows: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="seam-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+        self.now, self.rows, self.where = START, rows, where
+        self.log = MemoryLog()
+        self.source = tm.Source("log", schema=SCHEMA, timestamp="at", event_id="id", topic="log", max_ahead="40m")
+        self.pool = [first.draw(aggregations(f"f{i}")) for i in range(4)]
+        self.features = first.draw(st.integers(1, 3))
+        self.store = RewindableSqlite(self.folder / "online.db") if self.sqlite else RewindableMemory()
+        self.online = Interrupted(self.store, ONLINE_STEPS)
+        self.offline = Interrupted(OfflineStore.open(str(self.folder / "offline"), base=self.folder), OFFLINE_STEPS)
+        self.applied = NOTHING_APPLIED
+        self.env = self._environment()
+        self.define()
+        self.workers: dict[tuple[int, int], PartitionIngest] = {}
+        self.flights: dict[tuple[int, int], list[Flush]] = {}
+        self.snapshots: list[tuple[SlotId, list[int], Any]] = []
+        self.last: tuple[tuple[int, int], Flush] | None = None
+        self.random = random.Random(0)
+
+    def _environment(self) -> Environment:
+        project = Project(self.folder, "seam", self.folder / "features.py", "", "", shards=SHARDS, slack=SLACK)
+        env = Environment(project)
+        env.__dict__.update(online=self.online, offline=self.offline)
+        env.applied = lambda: self.applied  # type: ignore[method-assign]
+        return env
+
+    def define(self) -> None:
+        """Apply the first few features of the pool; bundles come and go with them."""
+        view = tm.FeatureView("v", source=self.source, entity=tm.Entity("k"), where=self.where, aggregations=self.pool[: self.features])
+        self.definitions = Definitions.collect([view])
+        archived = {"log"} if partitions(self.offline, "log") else set()
+        applied = apply_definitions(self.definitions, self.applied, SHARDS, archived)
+        self.applied = Applied.from_spec(applied.version, json.loads(json.dumps(applied.spec())))
+        self.env.__dict__["definitions"] = self.definitions
+
+    @property
+    def active(self) -> list[Any]:
+        return self.applied.bundles
+
+    # ---- the world ------------------------------------------------------------------------------------------------------------------
+
+    @rule(partition=st.integers(0, 2), events=EVENTS)
+    def produce(self, partition: int, events: list[Any]) -> None:
+        records = self.log.records.setdefault(partition, [])
+        for values, offset, floor in events:
+            event = {**values, "at": (self.now + offset) // floor * floor}
+            raw = json.dumps({k: v for k, v in event.items() if v is not None or k == "k"}).encode()
+            if values["id"] == 6 and values["s"] is None:
+                raw = raw[:-1]  # cut short
+            records.append((raw, self.now))
+            if values["id"] == 5:
+                records.append(None)  # an offset without a record
+
+    @rule(seconds=st.sampled_from([1, 7, 60, 600, 3600, 86400, 5 * 86400]))
+    def tick(self, seconds: int) -> None:
+        self.now += seconds * SECOND
+
+    @rule(operations=st.lists(ARGUMENTS, min_size=1, max_size=12))
+    def mess(self, operations: list[Any]) -> None:
+        for name, worker, partition, n in operations:
+            self.online.calm()
+            self.offline.calm()
+            try:
+                getattr(self, f"do_{name}")(worker, partition, n)
+            except Crash:
+                self.do_crash(worker, partition, n)
+            self.online.calm()
+            self.offline.calm()
+
+    # ---- what may happen ------------------------------------------------------------------------------------------------------------
+
+    def worker(self, i: int, p: int) -> PartitionIngest | None:
+        """Worker i's part on partition p, which begins with its first use."""
+        if p not in self.log.records:
+            return None
+        if (i, p) not in self.workers:
+            ingest = PartitionIngest(
+                self.source,
+                p,
+                self.log,
+                self.env.decoder(self.source),
+                self.online,
+                self.offline,
+                self.active,
+                SHARDS,
+                SLACK,
+                now=lambda: self.now,
+                archive_seconds=1e9,
+                archive_rows=10**9,
+                rows=self.rows,
+            )
+            ingest.restore()
+            self.workers[i, p] = ingest
+            self.flights[i, p] = []
+        return self.workers[i, p]
+
+    def do_start(self, i: int, p: int, n: int) -> None:
+        self.worker(i, p)
+
+    def do_crash(self, i: int, p: int, n: int) -> None:
+        for key in [k for k in self.workers if k[0] == i]:
+            del self.workers[key], self.flights[key]
+
+    def do_poll(self, i: int, p: int, n: int) -> None:
+        worker = self.worker(i, p)
+        if worker is not None:
+            polled = worker.poll()
+            if polled is not None and polled.epoch == worker.epoch:
+                self.flights[i, p].append(worker.tile(polled))
+
+    def do_apply(self, i: int, p: int, n: int) -> None:
+        worker = self.worker(i, p)
+        if worker is not None and self.flights[i, p]:
+            flush = self.flights[i, p].pop(0)
+            self.last = (i, p), flush
+            worker.apply(flush)
+
+    def do_again(self, i: int, p: int, n: int) -> None:
+        """A flush is applied, but its writer does not learn it, and sends it again; or a zombie sends an old one."""
+        if self.last is not None:
+            key, flush = self.last
+            self.online.apply(flush.advances)
+            if key in self.workers:
+                self.workers[key].apply(flush)
+
+    def do_archive(self, i: int, p: int, n: int) -> None:
+        worker = self.worker(i, p)
+        if worker is not None:
+            worker.archive()
+
+    def do_idle(self, i: int, p: int, n: int) -> None:
+        worker = self.worker(i, p)
+        if worker is not None and worker.position >= self.log.end(p):
+            worker.idle()
+
+    def do_restore(self, i: int, p: int, n: int) -> None:
+        worker = self.worker(i, p)
+        if worker is not None:
+            worker.restore()
+
+    def do_run(self, i: int, p: int, n: int) -> None:
+        """A stretch without trouble."""
+        for partition in list(self.log.records):
+            worker = self.worker(i, partition)
+            if worker is not None:
+                self.flights[i, partition].clear()
+                worker.restore()
+                worker.run()
+                worker.archive()
+
+    def do_tick(self, i: int, p: int, n: int) -> None:
+        self.now += (n * n + 1) * SECOND
+
+    def compactor(self) -> Compactor:
+        known = {k: blocks.vector_of(v) for k, v in cuts(self.offline, "log").items()}
+        return Compactor(self.online, {b.bundle.id: b.bundle for b in self.active}, {b.bundle.id: known for b in self.active}, SLACK)
+
+    def do_compact(self, i: int, p: int, n: int) -> None:
+        compactor = self.compactor()
+        for b in self.active:
+            for table in b.bundle.table_ids:
+                slot = SlotId(b.bundle.id, n % SHARDS)
+                compactor.compact(slot, table, self.online.entities(slot, table))
+
+    def do_sweep(self, i: int, p: int, n: int) -> None:
+        compactor = self.compactor()
+        for _ in range(n + 1):
+            compactor.sweep(SHARDS)
+
+    def do_batch(self, i: int, p: int, n: int) -> None:
+        job.run(self.env)
+
+    def do_batch_crash(self, i: int, p: int, n: int) -> None:
+        store = self.online if p % 2 else self.offline
+        store.crash_at, store.crash_after = n * 3 + i, bool(n % 2)
+        job.run(self.env)
+
+    def do_apply_crash(self, i: int, p: int, n: int) -> None:
+        self.do_poll(i, p, n)
+        self.online.crash_at, self.online.crash_after = n // 2, bool(n % 2)
+        self.do_apply(i, p, n)
+        self.do_archive(i, p, n)
+
+    def do_between(self, i: int, p: int, n: int) -> None:
+        """Others act between two calls of one job: of a publish, a compaction or a rebuild."""
+
+        def others() -> None:
+            for name in (("run",), ("apply",), ("compact",), ("batch",), ("rollback",), ("lose",), ("poll", "apply"), ("snapshot", "run", "rollback"))[n]:
+                getattr(self, f"do_{name}")(1 - i, p, n)
+
+        self.online.between = others
+        (self.do_batch, self.do_compact, self.do_restore)[p](i, p, n)
+
+    def slots(self) -> list[tuple[SlotId, list[int]]]:
+        return [(SlotId(b.bundle.id, s), b.bundle.table_ids) for b in self.active for s in range(SHARDS)]
+
+    def do_snapshot(self, i: int, p: int, n: int) -> None:
+        slots = self.slots()
+        slot, tables = slots[n % len(slots)]
+        self.snapshots = [*self.snapshots[-3:], (slot, tables, self.store.snapshot(slot, tables))]
+
+    def do_rollback(self, i: int, p: int, n: int) -> None:
+        if self.snapshots:
+            self.store.put_back(*self.snapshots[n % len(self.snapshots)])
+
+    def do_lose(self, i: int, p: int, n: int) -> None:
+        slots = self.slots()
+        slot, tables = slots[n % len(slots)]
+        empty = ([], [], []) if self.sqlite else (None, None)
+        self.store.put_back(slot, tables, empty)
+        self.snapshots = [s for s in self.snapshots if s[0] != slot]
+
+    def do_retention(self, i: int, p: int, n: int) -> None:
+        if p in self.log.records:
+            self.log.first[p] = max(self.log.first.get(p, 0), archived_end(self.offline, "log", p))
+
+    def do_compact_archive(self, i: int, p: int, n: int) -> None:
+        compact(self.offline, "log", p, archived_end(self.offline, "log", p))
+
+    def do_withdraw(self, i: int, p: int, n: int) -> None:
+        """Batch rolls back to the version before."""
+        try:
+            job.rollback(self.env, "log")
+        except TidemillError:
+            return  # nothing was folded yet
+
+    def do_add_feature(self, i: int, p: int, n: int) -> None:
+        """The definitions change, and running workers pick it up."""
+        self.features = 1 + (self.features + n) % len(self.pool)
+        self.define()
+        for key, worker in list(self.workers.items()):
+            worker.bundles = self.active
+            self.flights[key].clear()
+            worker.restore()
+
+    # ---- the truth ------------------------------------------------------------------------------------------------------------------
+
+    def events(self, positions: dict[int, int]) -> dict[str, list[dict[str, Any]]]:
+        """The events of each entity that are known at these positions."""
+        out: dict[str, list[dict[str, Any]]] = {}
+        for partition, records in self.log.records.items():
+            for record in records[: positions.get(partition, 0)]:
+                event = plain(record[0]) if record is not None else None
+                if event is None or record is None or event["k"] is None or event["at"] > record[1] + MAX_AHEAD:
+                    continue
+                if self.where is None or FILTERS[self.where](event):
+                    out.setdefault(event["k"], []).append({**dict.fromkeys(SCHEMA), **event})
+        return out
+
+    @invariant()
+    def reads_equal_the_oracle(self) -> None:
+        if not hasattr(self, "random"):
+            return
+        horizons = [s.horizon for s in self.online.slots([slot for slot, _ in self.slots()]) if s.horizon > 0]
+        for at in {self.now + 1, *(h for h in horizons), self.random.choice([self.now // MINUTE * MINUTE, self.now + HOUR, self.now - SECOND])}:
+            self.check(at)
+
+    def check(self, at: int) -> None:
+        store = FeatureStore(self.env, clock=lambda: at)
+        try:
+            answer = store.get_online_features([self.definitions.views["v"]], [{"k": k} for k in KEYS])
+        except HorizonError:
+            horizons = [s.horizon for s in self.online.slots([slot for slot, _ in self.slots()])]
+            assert at < max(horizons), "refused without a reason"
+            return
+        (read,) = answer.as_of._answers
+        view = self.applied.views["v"]
+        schema = view.view.source.schema
+        for name, feature in view.view.features.items():
+            stored = view.stored(name)
+            b = read.plan.bundles.index(stored.bundle)
+            for row, key in enumerate(KEYS):
+                state, cells = read.slots[row][b], read.bundle_cells[row][b]
+                got, status = answer.columns[f"v__{name}"][row], answer.status[f"v__{name}"][row]
+                if not state.serving:
+                    assert (got, status) == (None, "missing")
+                    continue
+                known = self.events(_highest(state.positions, cells))
+                passes = FILTERS.get(feature.aggregation.where or "")
+                want = brute_force(feature.aggregation, feature.window, known.get(key, []), at, schema=schema, timestamp="at", event_id="id", passes=passes)
+                expected = None if want is OVERFLOW else want
+                assert (got, type(got)) == (expected, type(expected)), f"{name} of {key!r} at {at}: got {got!r}, want {want!r}; {feature}; {state}"
+                assert (status == "overflow") == (want is OVERFLOW)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "log"):
+            return
+        try:  # all comes back: everything is counted, archived, and can be batched
+            self.online.calm()
+            self.offline.calm()
+            self.workers.clear()
+            self.flights.clear()
+            for _ in range(3):
+                self.do_run(0, 0, 0)
+                self.do_batch(0, 0, 0)
+            for slot, _ in self.slots():
+                (state,) = self.online.slots([slot])
+                assert state.cursor is None
+                assert {p: o for p, o in state.positions.items() if o} == {p: len(r) for p, r in self.log.records.items() if r}, f"{slot} is stuck"
+            for p, records in self.log.records.items():
+                assert archived_end(self.offline, "log", p) == len(records), "the archive has a hole"
+            for _ in range(2):
+                self.reads_equal_the_oracle()
+                self.do_compact(0, 0, 0)
+                self.do_compact(0, 0, 1)
+            self.reads_equal_the_oracle()
+        finally:
+            self.store.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _highest(positions: Any, cells: list[Any]) -> dict[int, int]:
+    out = dict(positions)
+    for cell in cells:
+        if cell is not None and cell.vector:
+            for p in range(len(cell.vector) // 8):
+                out[p] = max(out.get(p, 0), int.from_bytes(cell.vector[8 * p : 8 * p + 8], "little"))
+    return out
+
+
+class SeamOnSqlite(Seam):
+    sqlite = True
+
+
+def run_machine(machine: Any, examples: int, number: int, *, shrink: bool = True) -> None:
+    """Run so many examples from a seed; the first failure is raised."""
+    with Small():
+        run_state_machine_as_test(
+            seed(number)(machine),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=12,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+                report_multiple_bugs=False,
+                print_blob=shrink,
+                database=None,
+            ),
+        )
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_every_read_equals_the_oracle_in_any_weather(number: int) -> None:
+    run_machine(Seam, 400, number)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_every_read_equals_the_oracle_in_any_weather_on_sqlite(number: int) -> None:
+    run_machine(SeamOnSqlite, 200, 100 + number)
