@@ -1,0 +1,1 @@
+"""The offline store and what lies in it: registry, cuts, archive, dead letters, partials, index of log files, leases."""
