@@ -14,7 +14,7 @@ from typing import Any
 from tidemill.aggregations import Aggregation, aggregation_from_spec
 from tidemill.definitions import Definitions, Feature, FeatureView, Source
 from tidemill.errors import NotAppliedError, StoreVersionError
-from tidemill.kernel.bundle import Bundle
+from tidemill.kernel.bundle import Bundle, Reader
 from tidemill.kernel.table import RECORD_VERSION
 from tidemill.stable import digest
 from tidemill.times import Window
@@ -41,9 +41,8 @@ class Stored:
     """Where a feature's state is, and how to read it."""
 
     bundle: Bundle
-    aggregation: Aggregation
-    window: Window
     feature: Feature
+    read: Reader
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class AppliedView:
         if declared is not None:
             for applied in self.bundles:
                 if _covers(applied, self.view, declared):
-                    return Stored(applied.bundle, declared.aggregation, declared.window, declared)
+                    reader = applied.bundle.reader(declared.aggregation, declared.window)
+                    return Stored(applied.bundle, declared, reader)
         raise NotAppliedError(f"feature {self.view.name}:{feature} is not applied: run `tidemill apply`")
 
 

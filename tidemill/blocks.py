@@ -94,8 +94,8 @@ def relabel(tags: Int64s, cuts: Mapping[int, Int64s]) -> Int64s:
 
 
 def _bounds(partitions: Int64s, vector: Int64s) -> Int64s:
-    """The vector's entry of each partition; 0 where the vector does not reach (segment tags among them)."""
-    if len(vector) == 0:
-        return np.zeros(len(partitions), dtype=np.int64)
-    inside = (partitions >= 0) & (partitions < len(vector))
-    return np.where(inside, vector[np.where(inside, partitions, 0)], 0)
+    """The vector's entry of each partition; 0 where the vector does not reach (segment tags, whose partition is -1, among them)."""
+    padded = np.zeros(len(vector) + 1, dtype=np.int64)
+    padded[:-1] = vector
+    out: Int64s = padded[np.minimum(partitions, len(vector))]
+    return out

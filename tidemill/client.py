@@ -63,6 +63,7 @@ class _Plan:
     shards: int
     wanted: FeatureSet
     views: tuple[_ViewPlan, ...]
+    types: Mapping[str, pl.DataType]
 
 
 @dataclass
@@ -77,15 +78,21 @@ class _ViewAnswer:
     bundle_cells: list[list[list[Cell | None]]]
 
 
-@dataclass(frozen=True)
 class AsOf:
-    """What an answer was computed from.
+    """What an answer was computed from."""
 
-    `time` (aware, UTC): the instant through which every partition of every source read is known to be applied; None when nothing is.
-    """
+    def __init__(self, answers: Sequence[_ViewAnswer], heartbeats: Callable[[str], Mapping[int, Heartbeat]]) -> None:
+        self._answers = answers
+        self._beats = {a.plan.source: heartbeats(a.plan.source) for a in answers}
 
-    time: dt.datetime | None
-    _answers: Sequence[_ViewAnswer] = field(repr=False)
+    def __repr__(self) -> str:
+        return f"AsOf({self.time.isoformat() if self.time else 'nothing applied'})"
+
+    @property
+    def time(self) -> dt.datetime | None:
+        """The instant (aware, UTC) through which every partition of every source read is known to be applied; None when nothing is."""
+        known = min((through(s, self._beats[a.plan.source]) for a in self._answers for states in a.slots for s in states), default=BEGINNING)
+        return from_micros(known) if known > BEGINNING else None
 
     def positions(self, view: str, row: int = 0) -> dict[int, int]:
         """The offset per partition up to which the view's events are in the values of this request row.
@@ -184,7 +191,7 @@ class FeatureStore:
             else:
                 columns[output.column] = stored[output.column]
                 shown[output.column] = status[output.column]
-        return OnlineFeatures(columns, shown, AsOf(self._through(answers), answers), from_micros(instant), _types(plan))
+        return OnlineFeatures(columns, shown, AsOf(answers, self._heartbeats), from_micros(instant), plan.types)
 
     def _plan(self, features: Features) -> _Plan:
         key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features
@@ -197,7 +204,8 @@ class FeatureStore:
         if found is not None and found.version == applied.version:
             return found
         wanted = resolve_features(features, self.env.definitions)
-        plan = _Plan(applied.version, applied.shards, wanted, tuple(_view_plan(applied, name, wanted) for name in wanted.views))
+        views = tuple(_view_plan(applied, name, wanted) for name in wanted.views)
+        plan = _Plan(applied.version, applied.shards, wanted, views, _types(wanted, views))
         self._plans[key] = plan
         return plan
 
@@ -254,20 +262,17 @@ class FeatureStore:
         if view.max_lag is not None:
             beats = self._heartbeats(view.source)
             stale = [min((through(s, beats) for s in states), default=BEGINNING) < instant - view.max_lag for states in slots]
+        general = [_statuses(e.present, [states[b] for states in slots], stale) for b, e in enumerate(evaluated)]
         values: dict[str, list[Any]] = {}
         status: dict[str, list[str]] = {}
         for name, b, stored in view.features:
-            got = evaluated[b].values(stored.aggregation, stored.window)
-            said = []
-            for i, present in enumerate(evaluated[b].present):
-                if not slots[i][b].serving:
-                    got[i] = None
-                    said.append(MISSING)
-                elif got[i] is OVERFLOW:
-                    got[i] = None
-                    said.append(OVERFLOWED)
-                else:
-                    said.append(MISSING if not present else STALE if stale[i] else OK)
+            got, said = stored.read(evaluated[b]), general[b]
+            serving = [states[b].serving for states in slots]
+            if not all(serving):
+                got = [v if s else None for v, s in zip(got, serving, strict=True)]
+            if OVERFLOW in got:
+                said = [OVERFLOWED if v is OVERFLOW else s for v, s in zip(got, said, strict=True)]
+                got = [None if v is OVERFLOW else v for v in got]
             values[name], status[name] = got, said
         return _ViewAnswer(view, row, values, status, slots, kept)
 
@@ -278,10 +283,12 @@ class FeatureStore:
             kept = self._beats[source] = now, self.env.online.heartbeats(source)
         return kept[1]
 
-    def _through(self, answers: Sequence[_ViewAnswer]) -> dt.datetime | None:
-        times = [through(s, self._heartbeats(a.plan.source)) for a in answers for states in a.slots for s in states]
-        known = min(times, default=BEGINNING)
-        return from_micros(known) if known > BEGINNING else None
+
+def _statuses(present: Sequence[bool], slots: Sequence[SlotState], stale: Sequence[bool]) -> list[str]:
+    """What can be said of every feature of a bundle alike, per entity."""
+    return [
+        MISSING if not there or not slot.serving else STALE if late else OK for there, slot, late in zip(present, slots, stale, strict=True)
+    ]
 
 
 def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:
@@ -326,7 +333,7 @@ def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
             bundles.append(stored.bundle)
             tables.append({0})
         b = bundles.index(stored.bundle)
-        tables[b].add(stored.bundle.table_of(stored.aggregation))
+        tables[b].add(stored.bundle.table_of(stored.feature.aggregation))
         features.append((ref.feature, b, stored))
     definition = view.view
     return _ViewPlan(
@@ -365,11 +372,12 @@ def _worst(statuses: Sequence[str]) -> str:
     return max(statuses, key=(OK, STALE, MISSING, OVERFLOWED).index)
 
 
-def _types(plan: _Plan) -> dict[str, pl.DataType]:
-    out: dict[str, pl.DataType] = {n: k.polars for n, k in (*plan.wanted.keys.items(), *plan.wanted.request.items())}
-    for view in plan.views:
+def _types(wanted: FeatureSet, views: Sequence[_ViewPlan]) -> dict[str, pl.DataType]:
+    """The type of every output column."""
+    out: dict[str, pl.DataType] = {n: k.polars for n, k in (*wanted.keys.items(), *wanted.request.items())}
+    for view in views:
         for name, _, stored in view.features:
             kind = stored.feature.type.polars
-            listed = stored.aggregation.compile(stored.bundle.schema, stored.bundle.event_id).listed
+            listed = stored.feature.aggregation.compile(stored.bundle.schema, stored.bundle.event_id).listed
             out[FeatureRef(view.name, name).column] = pl.List(kind) if listed else kind
     return out

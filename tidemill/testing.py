@@ -13,12 +13,13 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import polars as pl
 import xxhash
 
 from tidemill.aggregations import Aggregation
 from tidemill.definitions.expressions import Filter
-from tidemill.kernel.cells import PRECISION, bucket_middle, estimate
+from tidemill.kernel.cells import PRECISION, bucket_middles, estimate
 from tidemill.kernel.table import OVERFLOW
 from tidemill.times import Window, to_micros, window_start
 from tidemill.types import ColumnType
@@ -130,7 +131,7 @@ def _middle_of_bucket(value: float) -> float:
     else:
         mantissa, exponent = math.frexp(abs(value))  # in [0.5, 1)
         magnitude = (exponent + 1022) * 64 + math.floor((mantissa * 2 - 1) * 64)
-    return bucket_middle(magnitude if value > 0 else -magnitude)
+    return float(bucket_middles(np.array([magnitude if value > 0 else -magnitude]))[0])
 
 
 def _distinct(values: Sequence[Any], kind: str) -> int:

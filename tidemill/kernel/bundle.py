@@ -185,35 +185,44 @@ class Bundle:
 
     def evaluate(self, t: int, cells: Mapping[int, Sequence[Cell | None]]) -> Evaluated:
         """The features at the instant `t` of entities whose cells are given, per position in `tables`; always those of table 0."""
-        edges = {w: window_start(t, w) for w in self.windows}
-        order = sorted(self.windows, key=edges.__getitem__)
-        states = {i: window_states(self.tables[i], column, [edges[w] for w in order], t) for i, column in cells.items()}
+        edges = [window_start(t, w) for w in self.windows]
+        order = sorted(range(len(edges)), key=edges.__getitem__)
+        ascending = np.array([edges[i] for i in order])
+        states = {i: window_states(self.tables[i], column, ascending, t) for i, column in cells.items()}
+        index = [0] * len(order)
+        for i, position in enumerate(order):
+            index[position] = i
         counted = self.fixed.at[Count()]
-        return Evaluated(self._readers, {w: i for i, w in enumerate(order)}, states, [row[0][counted] > 0 for row in states[0]])
+        return Evaluated(self, index, states, [row[0][counted] > 0 for row in states[0]])
+
+    def reader(self, aggregation: Aggregation, window: Window) -> Reader:
+        """What reads one feature out of what `evaluate` found: one value per entity, None for null, or OVERFLOW."""
+        table, read = self._readers[aggregation]
+        position = self.windows.index(window)
+        return lambda evaluated: read(evaluated.states[table], evaluated.index[position])
 
     def table_of(self, aggregation: Aggregation) -> int:
         """The position in `tables` of an aggregation's state."""
         return self._readers[aggregation][0]
 
 
+@dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What `Bundle.evaluate` found, for all entities of the call. `present`: whether any event lies in any window of the bundle."""
+    """What `Bundle.evaluate` found, for all entities of the call; a `Bundle.reader` gets a feature's values out of it.
 
-    __slots__ = ("_index", "_readers", "_states", "present")
+    `present`: whether any event of the entity lies in any window of the bundle.
+    """
 
-    def __init__(
-        self,
-        readers: Mapping[Aggregation, tuple[int, Callable[[Any, int], Values]]],
-        index: Mapping[Window, int],
-        states: Mapping[int, Any],
-        present: list[bool],
-    ) -> None:
-        self._readers, self._index, self._states, self.present = readers, index, states, present
+    bundle: Bundle
+    index: list[int]
+    states: Mapping[int, Any]
+    present: list[bool]
 
     def values(self, aggregation: Aggregation, window: Window) -> Values:
-        """One value per entity: a number, a text, a list, None for null, or OVERFLOW."""
-        table, read = self._readers[aggregation]
-        return read(self._states[table], self._index[window])
+        """One value per entity; where many are read again and again, keep the `Bundle.reader`."""
+        return self.bundle.reader(aggregation, window)(self)
 
+
+Reader = Callable[[Evaluated], Values]
 
 __all__ = ["ENTITY", "LIFETIME", "Bundle", "Evaluated", "Int64s", "Rejected"]

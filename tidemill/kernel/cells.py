@@ -101,29 +101,29 @@ class CellTable(Table[Int64s]):
 
     def dense(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> list[tuple[Int64s, npt.NDArray[Any]]]:
         """Slices of entities: (cell numbers ascending, values (entities, windows, cells)), each record only in its own window."""
+        chunks, index = np.unique(body[:, 0], return_inverse=True)
+        cells = (chunks[:, None] * self.lanes + np.arange(self.lanes)).reshape(-1)
+        step = max(1, _DENSE_CELLS // max(1, len(cells) * windows))
         out = []
-        order = np.argsort(slot, kind="stable")
-        body, slot = body[order], slot[order]
-        step = max(entities, 1)
-        if entities > 1:
-            most = max(1, len(np.unique(body[:, 0])) * self.lanes * windows)
-            step = max(1, _DENSE_CELLS // most)
         for low in range(0, entities, step):
             high = min(low + step, entities)
-            a, b = np.searchsorted(slot, (low * windows, high * windows)) if step < entities else (0, len(slot))
-            chunks, index = np.unique(body[a:b, 0], return_inverse=True)
-            place, starts = group_starts(slot[a:b] - low * windows, index)
-            values = np.zeros((high - low, windows, len(chunks), self.lanes), dtype=self.lane)
-            if len(starts):
-                first = place[starts]
-                values.reshape(-1, self.lanes)[(slot[a:b][first] - low * windows) * len(chunks) + index[first]] = self.reduced(self._lanes(body[a:b][place]), starts)
-            cells = (chunks[:, None] * self.lanes + np.arange(self.lanes)).reshape(-1)
+            place = slot * len(chunks) + index
+            lanes = self._lanes(body)
+            if step < entities:
+                mine = (slot >= low * windows) & (slot < high * windows)
+                place, lanes = place[mine] - low * windows * len(chunks), lanes[mine]
+            values = self.scattered(lanes, place, (high - low) * windows * len(chunks))
             out.append((cells, values.reshape(high - low, windows, -1)))
         return out
+
+    @abstractmethod
+    def scattered(self, lanes: npt.NDArray[Any], place: Int64s, size: int) -> npt.NDArray[Any]:
+        """Rows (n, lanes) merged into `size` rows, each at its place; shape (size, lanes)."""
 
 
 # ---- quantiles ------------------------------------------------------------------------------------------------------------------
 
+_FULL = 2**32 - 1
 _BUCKET_SHIFT = 46  # a double's exponent and the top 6 bits of its mantissa
 
 
@@ -141,17 +141,14 @@ def buckets_of(x: npt.NDArray[np.float64]) -> Int64s:
     return np.where(x < 0, -magnitude, magnitude)
 
 
-def bucket_middle(bucket: int) -> float:
-    """The number that stands for a bucket.
+def bucket_middles(buckets: Int64s) -> npt.NDArray[np.float64]:
+    """The numbers that stand for buckets.
 
-    >>> bucket_middle(65472), bucket_middle(0), bucket_middle(-65472)
-    (1.0078125, 0.0, -1.0078125)
+    >>> bucket_middles(np.array([65472, 0, -65472])).tolist()
+    [1.0078125, 0.0, -1.0078125]
     """
-    if bucket == 0:
-        return 0.0
-    bits = (abs(bucket) << _BUCKET_SHIFT) | (1 << (_BUCKET_SHIFT - 1))
-    value = float(np.int64(bits).view(np.float64))
-    return value if bucket > 0 else -value
+    bits = (np.abs(buckets) << _BUCKET_SHIFT) | (1 << (_BUCKET_SHIFT - 1))
+    return np.where(buckets == 0, 0.0, np.copysign(bits.view(np.float64), buckets))
 
 
 class QuantileTable(CellTable):
@@ -172,7 +169,11 @@ class QuantileTable(CellTable):
 
     def reduced(self, lanes: npt.NDArray[Any], starts: Int64s) -> npt.NDArray[Any]:
         total = np.add.reduceat(lanes.astype(np.uint64), starts, axis=0)
-        return np.minimum(total, np.uint64(2**32 - 1)).astype(np.uint32)
+        return np.minimum(total, np.uint64(_FULL)).astype(np.uint32)
+
+    def scattered(self, lanes: npt.NDArray[Any], place: Int64s, size: int) -> npt.NDArray[Any]:
+        # A count of doubles is exact below 2**53, and a bin count needs no sorting.
+        return np.stack([np.bincount(place, weights=lanes[:, i], minlength=size) for i in range(self.lanes)], axis=1).astype(np.int64)
 
     def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> QuantileStates:
         return QuantileStates(self.dense(body, slot, entities, windows))
@@ -184,24 +185,28 @@ class QuantileStates:
     def __init__(self, slices: list[tuple[Int64s, npt.NDArray[Any]]]) -> None:
         self._slices = []
         for cells, counts in slices:
-            nested = np.add.accumulate(counts[:, ::-1].astype(np.int64), axis=1)[:, ::-1]
-            # Of the sum, not of its terms: whether tiles were merged (and saturated) before must make no difference.
-            saturated = (nested >= 2**32 - 1).any(axis=2)
-            self._slices.append((cells, np.cumsum(nested, axis=2), saturated))
+            nested = np.add.accumulate(counts[:, ::-1], axis=1)[:, ::-1]
+            # A counter that is full says that the true number is at least that, however tiles were merged on the way.
+            full = nested.max(axis=2, initial=0) >= _FULL
+            self._slices.append((bucket_middles(cells), np.cumsum(nested, axis=2), full if full.any() else None))
 
     def quantiles(self, q: Fraction, window: int) -> list[float | None | Overflow]:
         """One number per entity; None of nothing; OVERFLOW where a counter was full."""
         out: list[float | None | Overflow] = []
-        for cells, cumulated, saturated in self._slices:
-            if len(cells) == 0:
+        for middles, cumulated, full in self._slices:
+            if len(middles) == 0:
                 out += [None] * len(cumulated)
                 continue
             counts = cumulated[:, window]
             totals = counts[:, -1]
             ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
-            index = np.minimum((counts <= ranks[:, None]).sum(axis=1), len(cells) - 1)
-            for bucket, total, full in zip(cells[index].tolist(), totals.tolist(), saturated[:, window].tolist(), strict=True):
-                out.append(OVERFLOW if full else bucket_middle(bucket) if total else None)
+            index = np.minimum((counts <= ranks[:, None]).sum(axis=1), len(middles) - 1)
+            values: list[float | None | Overflow] = middles[index].tolist()
+            if not totals.all():
+                values = [v if n else None for v, n in zip(values, totals.tolist(), strict=True)]
+            if full is not None:
+                values = [OVERFLOW if f else v for v, f in zip(values, full[:, window].tolist(), strict=True)]
+            out += values
         return out
 
 
@@ -251,6 +256,13 @@ class RegisterTable(CellTable):
     def reduced(self, lanes: npt.NDArray[Any], starts: Int64s) -> npt.NDArray[Any]:
         out: npt.NDArray[Any] = np.maximum.reduceat(lanes, starts, axis=0)
         return out
+
+    def scattered(self, lanes: npt.NDArray[Any], place: Int64s, size: int) -> npt.NDArray[Any]:
+        values = np.zeros((size, self.lanes), dtype=self.lane)
+        order, starts = group_starts(place)
+        if len(starts):
+            values[place[order[starts]]] = self.reduced(lanes[order], starts)
+        return values
 
     def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> RegisterStates:
         return RegisterStates(self.dense(body, slot, entities, windows))

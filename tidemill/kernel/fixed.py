@@ -6,6 +6,7 @@ A record is `span, tag`, then words that merge by adding, then words that merge 
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, group_
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
+_WORD, _DOUBLE = struct.Struct("<q"), struct.Struct("<d")
 _NOTHING = np.iinfo(np.int64).max  # the minimum of nothing; whether there was something, the count tells
 
 
@@ -221,8 +223,8 @@ def from_sortable(word: int) -> float:
     >>> from_sortable(int(sortable(np.array([-2.5]))[0]))
     -2.5
     """
-    word ^= (word >> 63) & (2**63 - 1)
-    return float(np.int64(word).view(np.float64))
+    value: float = _DOUBLE.unpack(_WORD.pack(word ^ ((word >> 63) & (2**63 - 1))))[0]
+    return value
 
 
 class FixedTable(Table[Int64s]):

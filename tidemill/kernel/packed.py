@@ -13,50 +13,47 @@ from tidemill.kernel.tiles import RUNG_BITS, Ladder
 from tidemill.online.base import Cell
 
 
-def window_states(table: Table[Any], cells: Sequence[Cell | None], edges: Sequence[int], end: int) -> Any:
+def window_states(table: Table[Any], cells: Sequence[Cell | None], edges: Int64s, end: int) -> Any:
     """The state of each entity in each window `[edges[i], end)`; edges ascend. The published value and the tail count as one.
 
     A tile counts by its start alone: its width is such that no served window cuts it.
     """
-    blobs, tails = [], 0
-    for cell in cells:
-        blobs.append(b"" if cell is None else cell.published)
-    for cell in cells:
-        tail = b"" if cell is None else cell.tail
-        tails += len(tail)
-        blobs.append(tail)
-    entities = len(cells)
-    records = table.decode(blobs if tails else blobs[:entities])
+    entities, windows = len(cells), len(edges)
+    blobs = [b"" if cell is None else cell.published for cell in cells]
+    tails = [b"" if cell is None else cell.tail for cell in cells]
+    has_tails = any(tails)
+    records = table.decode(blobs + tails if has_tails else blobs)
     starts = records.span >> RUNG_BITS
-    window = np.searchsorted(np.array(edges), starts, side="right") - 1
+    window = edges.searchsorted(starts, side="right") - 1
     valid = (window >= 0) & (starts < end)
-    if tails:
-        valid &= _counted_of(records, cells)
-    entity = records.entity % entities if tails else records.entity
+    entity = records.entity
+    if has_tails:
+        first = int(entity.searchsorted(entities))  # published records come first
+        _drop_held(valid, records, first, cells)
+        entity = entity % entities if entities > 1 else 0
+    slot = entity * windows + window
     body = records.body
-    slot = entity * len(edges) + window
     if not valid.all():
-        body, slot = table.take(body, valid), slot[valid]
-    return table.states(body, slot, entities, len(edges))
+        rows = valid.nonzero()[0]
+        body, slot = table.take(body, rows), slot[rows]
+    return table.states(body, slot, entities, windows)
 
 
-def _counted_of(records: Records[Any], cells: Sequence[Cell | None]) -> Bools:
-    """Which records count, where the second half of `entity` are tails: those that the published value does not hold already."""
-    entities = len(cells)
-    counted = np.ones(len(records.entity), dtype=np.bool_)
+def _drop_held(valid: Bools, records: Records[Any], first: int, cells: Sequence[Cell | None]) -> None:
+    """Unmark the tail records (those from `first` on) that the published value of their entity holds already."""
     versions: dict[tuple[int, bytes], list[int]] = {}
     for i, cell in enumerate(cells):
         if cell is not None and cell.k and cell.tail:
-            versions.setdefault((cell.k, cell.vector), []).append(entities + i)
-    for (k, vector), tails in versions.items():
-        if len(tails) == 1:
-            rows = records.entity == tails[0]
+            versions.setdefault((cell.k, cell.vector), []).append(i)
+    tags = records.tag[first:]
+    for (k, vector), entities in versions.items():
+        counted = blocks.counted(tags, k, np.frombuffer(vector, dtype="<i8"))
+        if len(entities) == len(cells):
+            valid[first:] &= counted
         else:
-            member = np.zeros(2 * entities, dtype=np.bool_)
-            member[tails] = True
-            rows = member[records.entity]
-        counted[rows] = blocks.counted(records.tag[rows], k, np.frombuffer(vector, dtype="<i8"))
-    return counted
+            member = np.zeros(len(cells), dtype=np.bool_)
+            member[entities] = True
+            valid[first:] &= counted | ~member[records.entity[first:] - len(cells)]
 
 
 def compact(table: Table[Any], tails: Sequence[bytes], ladder: Ladder, horizon: int, cuts: Mapping[int, Int64s]) -> list[bytes]:

@@ -1,0 +1,1 @@
+"""Benchmarks: each against its floor and its peers, in one run. Never a test."""
