@@ -85,7 +85,9 @@ class Environment:
         """A source's log. Raises `LogError`."""
         if source.path is None:
             raise LogError(f"source {source.name!r} has no `path`, and this project has no brokers: give it one of them")
-        return FileLog(self.project.resolve(source.path), format=source.format, index=StoredFileIndex(self.offline, source.name))
+        index = StoredFileIndex(self.offline, source.name)
+        columns = list(dict.fromkeys([*source.schema, *([source.arrival] if source.arrival else [])]))
+        return FileLog(self.project.resolve(source.path), format=source.format, index=index, columns=columns, timestamp=source.timestamp)
 
     @staticmethod
     def decoder(source: Source) -> Decoder:
