@@ -60,6 +60,8 @@ def key_text(name: str, value: Any, kind: ColumnType) -> str:
     """The text of one key column's value."""
     if kind.name == "str":
         if isinstance(value, str):
+            if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+                raise RequestError(f"key {name!r} is {value!r}, a half of a surrogate pair, which is no text: no event can have this key")
             return value
     elif kind.name == "int":
         if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
@@ -67,8 +69,11 @@ def key_text(name: str, value: Any, kind: ColumnType) -> str:
     elif kind.name == "bool":
         if isinstance(value, (bool, np.bool_)):
             return "true" if value else "false"
-    elif isinstance(value, (dt.datetime, str, np.datetime64)):
-        return str(to_micros(value))
+    elif isinstance(value, (dt.datetime, str, np.datetime64)) and value == value:  # NaT, a missing instant, is not equal to itself
+        try:
+            return str(to_micros(value))
+        except ValueError:
+            raise RequestError(f"key {name!r} is {value!r}: give an instant, such as '2024-03-01T12:00:00Z'") from None
     if value is None:
         raise RequestError(f"a request row has no key {name!r}: give it a value of type {kind}")
     raise RequestError(f"key {name!r} is {value!r} ({type(value).__name__}): give a value of type {kind}")

@@ -57,8 +57,8 @@ class LastN(Aggregation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.n <= _MOST:
-            raise DefinitionError(f"last_n({self.column!r}, {self.n}): n is from 1 to {_MOST}")
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or not 1 <= self.n <= _MOST:
+            raise DefinitionError(f"last_n({self.column!r}, {self.n!r}): n is a whole number from 1 to {_MOST}")
 
     @property
     def suffix(self) -> str:

@@ -23,7 +23,7 @@ class Quantile(Aggregation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.q, bool) or not isinstance(self.q, (int, float)) or not 0 <= self.q <= 1 or len(str(float(self.q))) > 8:
+        if isinstance(self.q, bool) or not isinstance(self.q, (int, float)) or not 0 <= self.q <= 1 or (self.fraction * 10**6).denominator != 1:
             raise DefinitionError(f"quantile({self.column!r}, {self.q!r}): q is from 0 to 1, with at most six decimals, such as 0.9 or 0.999")
 
     @property
