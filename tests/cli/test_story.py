@@ -1,0 +1,153 @@
+"""A newcomer's first hour, through the real entry point."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_the_project_that_init_makes_runs_as_it_stands(folder: Any) -> None:
+    made = folder.process("init shop")
+    assert made.code == 0, made.err
+    commands = [line.strip() for line in made.out.splitlines() if line.startswith("  ")]
+    assert commands[0] == "cd shop"
+    shop = type(folder)(folder.root / "shop", folder._chdir)
+    outputs = []
+    for command in commands[1:]:
+        name, _, rest = command.partition(" ")
+        assert name == "tidemill"
+        ran = shop.process(rest)
+        assert ran.code == 0, ran.err
+        outputs.append(ran.out)
+    assert "applied version 1: 1 view, 10 features" in outputs[0]
+    assert re.search(r"count_7d +\d\d+ +ok", outputs[2]), outputs[2]
+    assert "missing" not in outputs[2]
+
+
+def test_the_whole_story(project: Any, event: Callable[..., str]) -> None:
+    bad = event(1500, "a").replace("}", ', "note": "gift"}')
+    project.write("features.py", (project.root / "features.py").read_text().replace('"card": str,', '"card": str, "note": int,'))
+    assert "+ view card" in project.run("plan").out
+    assert project.run("apply").out == "applied version 1: 1 view, 3 features\n"
+    assert "nothing to apply: version 1" in project.run("plan").out
+    assert "nothing to apply: version 1" in project.run("apply").out
+    with (project.root / "data/1.jsonl").open("a") as log:
+        log.write(bad)
+        log.write("no json\n")
+        log.write(event(1502, None))
+    assert project.run("stream --once").code == 0
+
+    ran = project.run("get s card=a amount=75 --at 2026-01-05T00:30:00")
+    assert ran.code == 0, ran.err
+    rows = dict(re.findall(r"^(\w+) +(\S+) +ok", ran.out, re.MULTILINE))
+    assert rows == {"count_1h": "750", "count_1d": "750", "amount_sum_1d": "375", "share": "0.2"}
+
+    ran = project.run("batch")
+    assert ran.code == 0, ran.err
+    assert "folded 1 source and published 2 entities" in ran.out
+    assert "nothing new" in project.run("batch").out
+    assert "375" in project.run("get s card=a amount=75 --at 2026-01-05T00:30:00").out
+
+    status = project.run("status --json").json
+    (partition,) = status["sources"][0]["partitions"]
+    assert (partition["log_end"], partition["position"], partition["lag"], partition["cut"]) == (1503, 1503, 0, 1024)
+    assert [(b["state"], b["folded"], b["published"]) for b in status["bundles"]] == [("serving", 1, 1)]
+    assert status["sources"][0]["dead"] == {"note: not an int": 1, "not JSON": 1, "null key card": 1}
+    assert "up to date" in project.run("status").out
+
+    letters = project.run("dead-letters list --json").json["letters"]
+    assert [(x["offset"], x["view"], x["reason"]) for x in letters] == [
+        (1500, None, "note: not an int"),
+        (1501, None, "not JSON"),
+        (1502, "card", "null key card"),
+    ]
+    assert "3 dead letters" in project.run("dead-letters").out
+
+    # The schema learns to read what it could not, and the letter is an event.
+    features = (project.root / "features.py").read_text().replace('"note": int', '"note": str')
+    project.write("features.py", features.replace(', tm.sum("amount", windows=["1d"])', "").replace("amount_sum_1d", "count_1d"))
+    assert "this removes card:amount_sum_1d" in project.refused("apply")
+    assert project.run("apply --yes").code == 0
+    ran = project.run("dead-letters replay tx --reason note --to data/2.jsonl")
+    assert ran.out == "wrote 1 event to data/2.jsonl\n"
+    assert (project.root / "data/2.jsonl").read_text() == bad
+    assert project.run("stream --once").code == 0
+    assert "751" in project.run("get s card=a amount=75 --at 2026-01-05T00:30:00").out
+
+
+def test_ctrl_c_ends_a_command_with_130_and_no_traceback(project: Any) -> None:
+    project.run("apply")
+    with subprocess.Popen(
+        project.command("batch --every 1h"), cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "folded" in process.stdout.readline()
+        assert "again every 1h" in process.stdout.readline()
+        process.send_signal(2)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_sigterm_stops_a_batch_that_runs_again_and_again_and_gives_its_lease_back(project: Any) -> None:
+    project.run("apply")
+    with subprocess.Popen(
+        project.command("batch --every 1h"), cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "folded" in process.stdout.readline()
+        assert "again every 1h" in process.stdout.readline()
+        assert "the lease 'batch' is held by" in project.refused("batch --every 1h")
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+def test_a_reader_that_stops_reading_is_no_error(project: Any) -> None:
+    project.run("apply")
+    command = shlex.join(project.command("plan")) + " | true"
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=project.root, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_help_needs_nothing_heavy(tmp_path: Path) -> None:
+    """The package's own __init__ aside, which is not the command line's: what the commands' modules import."""
+    script = """
+import json, sys, types
+package = types.ModuleType("tidemill")
+package.__path__ = [sys.argv.pop(1)]
+sys.modules["tidemill"] = package
+from tidemill.cli.app import build
+build()
+print(json.dumps(sorted(sys.modules)))
+"""
+    import tidemill
+
+    where = str(Path(tidemill.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", script, where], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert not loaded & {"polars", "numpy", "pyarrow", "pandas", "bytewax", "sqlite3"}
+
+
+HELPFUL = ["init", "plan", "apply", "stream", "batch", "get", "status", "dead-letters"]
+LETTERS = [f"dead-letters {command}" for command in ("count", "list", "show", "replay")]
+
+
+@pytest.mark.parametrize("command", ["", *HELPFUL, *LETTERS])
+def test_every_command_has_help_with_an_example(folder: Any, command: str) -> None:
+    ran = folder.run(f"{command} --help")
+    assert ran.code == 0
+    assert f"tidemill {command}".strip() in ran.out.partition("Example")[2] or not command
+
+
+def test_the_version_is_told(folder: Any) -> None:
+    from tidemill import __version__
+
+    assert folder.run("--version").out == f"tidemill {__version__}\n"

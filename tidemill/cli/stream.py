@@ -1,0 +1,98 @@
+"""`tidemill stream`: worker processes that read the logs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from tidemill.cli.options import RUN, JsonOption, ProjectOption, applied, environment, examples
+from tidemill.cli.output import Live, Output
+from tidemill.cli.shown import counted, span
+from tidemill.cli.signals import terminated
+from tidemill.errors import TidemillError
+
+if TYPE_CHECKING:
+    from tidemill.environment import Environment
+
+_TICK = 0.1
+
+
+def register(app: typer.Typer) -> None:
+    """Put `stream` on the app."""
+    app.command(epilog=examples("tidemill stream --once", "tidemill stream --workers 4"), rich_help_panel=RUN)(stream)
+
+
+def stream(
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Worker processes. Default: stream.workers in tidemill.toml, else 1."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Read every log to its end, and stop.")] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        typer.Option("--log-level", help="What the workers log on stderr. Default: info; with --once nothing, but the error that ends it."),
+    ] = None,
+    log_format: Annotated[Literal["text", "json"], typer.Option("--log-format", help="How they log it.")] = "text",
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read the logs, and keep the features up to date, until Ctrl-C.
+
+    Workers that die are started again, and go on from what the store holds. Where there is new data, a new definition or a second
+    stream by mistake, nothing is counted twice or lost.
+
+    JSON, at the end: workers, records, events, dead, lag, waiting (bundles that need a batch run), seconds.
+    """
+    from tidemill.apps import load
+
+    env, out = environment(project), Output(json=json)
+    sources = applied(env).sources
+    _check(env, logs=once)
+    count = workers or int(env.project.settings.get("stream", {}).get("workers", 1))
+    told, begun = load("streaming.status"), time.monotonic()
+    with Live() as live, terminated() as stopped:
+        quiet = once and log_level is None
+        supervisor = load("streaming.supervisor").Supervisor(
+            env.project.directory,
+            count,
+            once=once,
+            log_level=log_level or "info",
+            log_format=log_format,
+            on_line=(lambda _: None) if quiet else live.line,
+        )
+        try:
+            supervisor.start()
+            finished = False
+            while not (finished or stopped()):
+                finished = _over(supervisor)
+                live.show(told.status_line(supervisor.statuses()))
+                time.sleep(0 if finished else _TICK)
+        finally:
+            sums = told.totals(supervisor.statuses())
+            supervisor.stop()
+    seconds = time.monotonic() - begun
+    done = {name: getattr(sums, name) for name in ("records", "events", "dead", "lag", "waiting")}
+    out.document({"workers": count, **done, "seconds": seconds})
+    how = f"read {counted(len(sources), 'source')} to the end" if finished else "stopped"
+    waits = f"; waiting for batch: {', '.join(sums.waiting)}" if sums.waiting else ""
+    read = f"{counted(sums.events, 'event')}, {counted(sums.dead, 'dead letter')}"
+    out.say(f"{how}: {read} with {counted(count, 'worker')} in {span(round(seconds * 1e6))}{waits}")
+
+
+def _over(supervisor: Any) -> bool:
+    """Look after the workers; whether they have read everything. Raises `TidemillError` where starting them again is no use."""
+    event = supervisor.poll()
+    if event is not None and event.kind == "failed":
+        raise TidemillError(event.reason)
+    return event is not None and event.kind == "finished"
+
+
+def _check(env: Environment, *, logs: bool) -> None:
+    """What would end every worker is better said before one is started. Raises `TidemillError`."""
+    env.online.slots([])
+    env.online.close()
+    if logs:
+        for source in env.applied().sources.values():
+            env.log(source).partitions()
