@@ -376,7 +376,9 @@ class Seam(RuleBasedStateMachine):
         if not hasattr(self, "random"):
             return
         horizons = [s.horizon for s in self.online.slots([slot for slot, _ in self.slots()]) if s.horizon > 0]
-        for at in {self.now + 1, *(h for h in horizons), self.random.choice([self.now // MINUTE * MINUTE, self.now + HOUR, self.now - SECOND])}:
+        past = [self.now - d for d in (SECOND, SLACK, SLACK + 1, 30 * SECOND, 10 * MINUTE, 2 * HOUR)]  # served or refused, never wrong
+        elsewhere = [self.now // MINUTE * MINUTE, self.now // DAY * DAY, self.now + HOUR, self.now + DAY]
+        for at in {self.now + 1, *horizons, self.random.choice(past), self.random.choice(elsewhere)}:
             self.check(at)
 
     def check(self, at: int) -> None:

@@ -17,6 +17,10 @@ Float64s = npt.NDArray[np.float64]
 
 BASE_BITS = 32
 _MASK = (1 << BASE_BITS) - 1
+_BLOCK = 16_384
+
+#: One digit of many numbers; None: 0 for all of them.
+Digit = Int64s | None
 
 #: Sums of floats: multiples of 2**-60, |x| < 2**64, so 124 bits and the sign in four digits.
 SUM_BITS = 60
@@ -32,26 +36,30 @@ INT_SQUARE_DIGITS = 4
 MAX_TERMS = 1 << 31
 
 
-def float_digits(x: Float64s, bits: int, digits: int) -> list[Int64s]:
+def float_digits(x: Float64s, bits: int, digits: int) -> list[Digit]:
     """The integers nearest to `x * 2**bits` (ties to even) in `digits` digits. |x| < 2**64, finite; shape (n,) each.
 
-    Every step is exact: what is cut off a float at a power of two, towards zero, leaves a float. All digits have the sign of x.
+    Every step is exact: what is cut off a float at a power of two, towards zero, leaves a float. All digits have the sign of x. A digit
+    that is 0 for all is None.
 
-    >>> to_int([int(d[0]) for d in float_digits(np.array([-1.5]), 60, 4)]) == -3 * 2**59
+    >>> to_int([0 if d is None else int(d[0]) for d in float_digits(np.array([-1.5]), 60, 4)]) == -3 * 2**59
     True
     """
-    out: list[Int64s] = []
-    rest = x
-    for i in reversed(range(1, digits)):
-        scale = 2.0 ** (BASE_BITS * i - bits)
-        top = np.trunc(rest / scale)
-        rest = rest - top * scale
-        out.append(top.astype(np.int64))
-    out.append(np.rint(rest * 2.0**bits).astype(np.int64))
-    return out[::-1]
+    largest = float(np.abs(x).max(initial=0.0))
+    used = [i for i in range(digits) if i == 0 or largest >= 2.0 ** (BASE_BITS * i - bits)]
+    out = [np.empty(len(x), dtype=np.int64) for _ in used]
+    for a, b in _blocks(len(x)):
+        rest = x[a:b]
+        for i in reversed(used[1:]):
+            scale = 2.0 ** (BASE_BITS * i - bits)
+            top = np.trunc(rest * (1 / scale))
+            rest = rest - top * scale
+            out[i][a:b] = top
+        out[0][a:b] = np.rint(rest * 2.0**bits)
+    return [*out, *[None] * (digits - len(used))]
 
 
-def int_digits(x: Int64s) -> list[Int64s]:
+def int_digits(x: Int64s) -> list[Digit]:
     """Integers in two digits.
 
     >>> [int(d[0]) for d in int_digits(np.array([-1]))]
@@ -60,43 +68,60 @@ def int_digits(x: Int64s) -> list[Int64s]:
     return [x & _MASK, x >> BASE_BITS]
 
 
-def float_squares(digits: Sequence[Int64s]) -> list[Int64s]:
-    """The digits of the squares of what `float_digits` gave.
+def float_squares(x: Float64s, bits: int, digits: int) -> list[Digit]:
+    """The digits of the squares of the integers nearest to `x * 2**bits`: at most six. |x| < 2**64, `bits` <= 30.
 
-    >>> d = float_squares(float_digits(np.array([-3e18 - 0.5, 0.1]), 30, 3))
+    >>> d = float_squares(np.array([-3e18 - 0.5, 0.1]), 30, 6)
     >>> to_int([int(c[0]) for c in d]) == (int(-3e18 - 0.5) * 2**30) ** 2
     True
     """
-    magnitude = np.abs(np.stack(digits, axis=1))
-    carry(magnitude)  # rounding may have left 2**32 in the lowest digit, whose square would not fit
-    return _squares([magnitude[:, i].astype(np.uint64) for i in range(len(digits))])
+    if float(np.abs(x).max(initial=0.0)) < 2.0 ** (62 - bits):
+        magnitude = np.empty(len(x), dtype=np.int64)
+        for a, b in _blocks(len(x)):
+            magnitude[a:b] = np.abs(np.rint(x[a:b] * 2.0**bits))
+        return [*_squares([magnitude & _MASK, magnitude >> BASE_BITS]), *[None] * (digits - 4)]
+    parts = np.abs(np.stack([np.zeros(len(x), dtype=np.int64) if d is None else d for d in float_digits(x, bits, digits // 2)], axis=1))
+    carry(parts)  # rounding may have left 2**32 in the lowest digit, whose square would not fit
+    return _squares([parts[:, i] for i in range(parts.shape[1])])
 
 
-def int_squares(x: Int64s) -> list[Int64s]:
-    """The digits of the squares of integers.
+def int_squares(x: Int64s) -> list[Digit]:
+    """The digits of the squares of integers: four.
 
     >>> to_int([int(c[0]) for c in int_squares(np.array([-(2**63)]))]) == 2**126
     True
     """
     magnitude = np.where(x < 0, (~x).astype(np.uint64) + np.uint64(1), x.astype(np.uint64))
-    return _squares([magnitude & np.uint64(_MASK), magnitude >> np.uint64(BASE_BITS)])
+    return _squares([(magnitude & np.uint64(_MASK)).astype(np.int64), (magnitude >> np.uint64(BASE_BITS)).astype(np.int64)])
 
 
-def _squares(magnitude: Sequence[npt.NDArray[np.uint64]]) -> list[Int64s]:
+def _squares(magnitude: Sequence[Int64s]) -> list[Digit]:
     """Long multiplication of numbers by themselves, digits below 2**32."""
-    width = 2 * len(magnitude)
-    columns = [np.zeros(len(magnitude[0]), dtype=np.uint64) for _ in range(width + 1)]
+    used = [d.astype(np.uint64) for d in magnitude]
+    while len(used) > 1 and not used[-1].any():
+        used.pop()
+    n, width = len(magnitude[0]), 2 * len(used)
+    out = [np.empty(n, dtype=np.int64) for _ in range(width)]
     mask, shift = np.uint64(_MASK), np.uint64(BASE_BITS)
-    for i, a in enumerate(magnitude):
-        for j, b in enumerate(magnitude[i:], start=i):
-            product = a * b
-            for _ in range(1 if i == j else 2):
-                columns[i + j] += product & mask
-                columns[i + j + 1] += product >> shift
-    for i in range(width):  # each column holds a few 32-bit terms: carry, so that they may be added 2**31 times
-        columns[i + 1] += columns[i] >> shift
-        columns[i] &= mask
-    return [c.astype(np.int64) for c in columns[:width]]
+    for low, high in _blocks(n):
+        columns = [np.zeros(high - low, dtype=np.uint64) for _ in range(width + 1)]
+        for i, a in enumerate(used):
+            for j, b in enumerate(used[i:], start=i):
+                product = a[low:high] * b[low:high]
+                upper, lower = product >> shift, product & mask
+                if i != j:
+                    upper, lower = upper << np.uint64(1), lower << np.uint64(1)
+                columns[i + j] += lower
+                columns[i + j + 1] += upper
+        for i in range(width):  # each column holds a few 32-bit terms: carry, so that they may be added 2**31 times
+            columns[i + 1] += columns[i] >> shift
+            out[i][low:high] = columns[i] & mask
+    return [*out, *[None] * (2 * len(magnitude) - width)]
+
+
+def _blocks(n: int) -> list[tuple[int, int]]:
+    """Stretches that fit a core's cache with all their intermediate results."""
+    return [(a, min(a + _BLOCK, n)) for a in range(0, n, _BLOCK)]
 
 
 def carry(words: Int64s) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.kernel import digits
-from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, group_starts, join_blobs, split_blobs
+from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, group_starts, grouped, join_blobs, split_blobs
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
@@ -53,8 +53,11 @@ class Part(ABC):
         """How many int64 it takes in a record."""
 
     @abstractmethod
-    def prepare(self, values: pl.Series | None, valid: pl.Series) -> list[pl.Series]:
-        """Per event, the series that `reduce` adds or compares, in the order and under the names of `columns`."""
+    def prepare(self, values: pl.Series | None, valid: pl.Series | None) -> list[pl.Series | None]:
+        """Per event, what `reduce` adds or compares, in the order and under the names of `columns`; None where it is 0 for all.
+
+        `valid` is None where every event counts.
+        """
 
     def reduce(self) -> list[pl.Expr]:
         """How groups become one row; the same expressions merge tiles."""
@@ -65,9 +68,10 @@ class Part(ABC):
         """Columns to words, shape (n, words)."""
 
 
-def _zero_where_invalid(values: pl.Series, valid: pl.Series, dtype: pl.DataType) -> npt.NDArray[np.generic]:
+def _zero_where_invalid(values: pl.Series, valid: pl.Series | None, dtype: pl.DataType) -> npt.NDArray[np.generic]:
     """Values as NumPy, 0 where they do not count."""
-    filled: npt.NDArray[np.generic] = values.cast(dtype).zip_with(valid, pl.Series([0], dtype=dtype)).to_numpy()
+    values = values.cast(dtype)
+    filled: npt.NDArray[np.generic] = (values if valid is None else values.zip_with(valid, pl.Series([0], dtype=dtype))).to_numpy()
     return filled
 
 
@@ -84,8 +88,8 @@ class Count(Part):
     def words(self) -> int:
         return 1
 
-    def prepare(self, values: pl.Series | None, valid: pl.Series) -> list[pl.Series]:
-        return [valid.cast(pl.Int64).alias(self.name)]
+    def prepare(self, values: pl.Series | None, valid: pl.Series | None) -> list[pl.Series | None]:
+        return [None if valid is None else valid.cast(pl.Int64).alias(self.name)]
 
     def pack(self, frame: pl.DataFrame) -> Int64s:
         return frame[self.name].to_numpy().reshape(-1, 1)
@@ -100,7 +104,7 @@ class _Digits(Part):
         """The number of digits."""
 
     @abstractmethod
-    def terms(self, values: npt.NDArray[np.generic]) -> list[Int64s]:
+    def terms(self, values: npt.NDArray[np.generic]) -> list[digits.Digit]:
         """The digits of each event's term."""
 
     @property
@@ -115,10 +119,10 @@ class _Digits(Part):
     def words(self) -> int:
         return self.width
 
-    def prepare(self, values: pl.Series | None, valid: pl.Series) -> list[pl.Series]:
+    def prepare(self, values: pl.Series | None, valid: pl.Series | None) -> list[pl.Series | None]:
         assert values is not None
         plain = _zero_where_invalid(values, valid, pl.Float64() if self.floating else pl.Int64())
-        return [pl.Series(c, d) for c, d in zip(self.columns, self.terms(plain), strict=True)]
+        return [None if d is None else pl.Series(c, d) for c, d in zip(self.columns, self.terms(plain), strict=True)]
 
     def pack(self, frame: pl.DataFrame) -> Int64s:
         return frame.select(self.columns).to_numpy()
@@ -133,7 +137,7 @@ class Sum(_Digits):
     def width(self) -> int:
         return digits.SUM_DIGITS if self.floating else digits.INT_DIGITS
 
-    def terms(self, values: npt.NDArray[np.generic]) -> list[Int64s]:
+    def terms(self, values: npt.NDArray[np.generic]) -> list[digits.Digit]:
         return digits.float_digits(values, digits.SUM_BITS, self.width) if self.floating else digits.int_digits(values)  # type: ignore[arg-type]  # the dtype follows `floating`
 
 
@@ -146,7 +150,7 @@ class Moment(_Digits):
     def width(self) -> int:
         return digits.MOMENT_DIGITS
 
-    def terms(self, values: npt.NDArray[np.generic]) -> list[Int64s]:
+    def terms(self, values: npt.NDArray[np.generic]) -> list[digits.Digit]:
         return digits.float_digits(values, digits.MOMENT_BITS, self.width)  # type: ignore[arg-type]  # floats only
 
 
@@ -159,9 +163,9 @@ class Squares(_Digits):
     def width(self) -> int:
         return digits.SQUARE_DIGITS if self.floating else digits.INT_SQUARE_DIGITS
 
-    def terms(self, values: npt.NDArray[np.generic]) -> list[Int64s]:
+    def terms(self, values: npt.NDArray[np.generic]) -> list[digits.Digit]:
         if self.floating:
-            return digits.float_squares(digits.float_digits(values, digits.MOMENT_BITS, digits.MOMENT_DIGITS))  # type: ignore[arg-type]
+            return digits.float_squares(values, digits.MOMENT_BITS, self.width)  # type: ignore[arg-type]  # the dtype follows `floating`
         return digits.int_squares(values)  # type: ignore[arg-type]
 
 
@@ -179,9 +183,9 @@ class Min(Part):
     def words(self) -> int:
         return 1
 
-    def prepare(self, values: pl.Series | None, valid: pl.Series) -> list[pl.Series]:
+    def prepare(self, values: pl.Series | None, valid: pl.Series | None) -> list[pl.Series | None]:
         assert values is not None
-        return [values.zip_with(valid, pl.Series([None], dtype=values.dtype)).alias(self.name)]
+        return [values.alias(self.name) if valid is None else values.zip_with(valid, pl.Series([None], dtype=values.dtype)).alias(self.name)]
 
     def reduce(self) -> list[pl.Expr]:
         return [pl.col(self.name).min()]
@@ -227,6 +231,15 @@ def from_sortable(word: int) -> float:
     return value
 
 
+def _valid(events: pl.DataFrame, masks: Mapping[str, pl.Series], column: str | None, where: str | None) -> pl.Series | None:
+    """Which events count: those that pass the filter, with a value in the column. None: all."""
+    passed = masks[where] if where is not None else None
+    if column is None or not events[column].null_count():
+        return passed
+    there = events[column].is_not_null()
+    return there if passed is None else there & passed
+
+
 class FixedTable(Table[Int64s]):
     """See the module's text. A body is int64 of shape (n, words): what adds, then what takes the minimum."""
 
@@ -247,18 +260,26 @@ class FixedTable(Table[Int64s]):
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
     def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:
-        valid: dict[tuple[str | None, str | None], pl.Series] = {}
-        series = []
+        valid: dict[tuple[str | None, str | None], pl.Series | None] = {}
+        series: list[pl.Series] = []
+        reduced: list[pl.Expr] = []
         for part in self.parts:
-            if (part.column, part.where) not in valid:
-                passed = masks[part.where] if part.where is not None else pl.repeat(True, len(events), eager=True)
-                valid[part.column, part.where] = passed & events[part.column].is_not_null() if part.column is not None else passed
+            key = part.column, part.where
+            if key not in valid:
+                valid[key] = _valid(events, masks, *key)
             values = events[part.column] if part.column is not None else None
-            series += part.prepare(values, valid[part.column, part.where])
-        return self.merge(events.select(by).hstack(series), by)
+            for column, prepared, expr in zip(part.columns, part.prepare(values, valid[key]), part.reduce(), strict=True):
+                if prepared is not None:
+                    series.append(prepared)
+                    reduced.append(expr)
+                elif isinstance(part, Count):  # every event counts
+                    reduced.append(pl.len().cast(pl.Int64).alias(column))
+                else:
+                    reduced.append(pl.lit(0, dtype=pl.Int64).alias(column))
+        return grouped(events.select(by).hstack(series), by, reduced)
 
     def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-        return frame.group_by(by).agg(e for p in self.parts for e in p.reduce())
+        return grouped(frame, by, [e for p in self.parts for e in p.reduce()])
 
     def pack(self, frame: pl.DataFrame) -> Int64s:
         body = np.empty((len(frame), self.words), dtype=np.int64)
