@@ -9,6 +9,7 @@ A tag is one int64. Not negative: `partition << 44 | first offset of the block`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 
 import numpy as np
@@ -81,16 +82,26 @@ def counted(tags: Int64s, k: int, vector: Int64s) -> npt.NDArray[np.bool_]:
 def relabel(tags: Int64s, cuts: Mapping[int, Int64s]) -> Int64s:
     """Block tags that a cut covers become the tag of their segment, for ever; others stay.
 
-    `cuts` maps every k >= 1 to its vector. Cuts never decrease, so the first that covers a block is its segment.
+    `cuts` maps every k from 1 on to its vector. Cuts never decrease, so the first that covers a block is its segment.
 
     >>> relabel(np.array([0, 1024, 2048]), {1: np.array([1024]), 2: np.array([2048])}).tolist()
     [-1, -2, 2048]
     """
-    out = tags.copy()
-    for k in sorted(cuts, reverse=True):
-        covered = (tags >= 0) & ((tags & _OFFSET_MASK) < _bounds(tags >> _PARTITION_SHIFT, cuts[k]))
-        out[covered] = segment_tag(k)
-    return out
+    distinct, index = np.unique(tags, return_inverse=True)  # few: records share blocks, and there may be thousands of cuts
+    labels: Int64s = np.array([_label(tag, cuts) for tag in distinct.tolist()], dtype=np.int64)[index]
+    return labels
+
+
+def _label(tag: int, cuts: Mapping[int, Int64s]) -> int:
+    if tag < 0:
+        return tag
+    partition, start = tag >> _PARTITION_SHIFT, tag & _OFFSET_MASK
+
+    def covered(k: int) -> bool:
+        return partition < len(cuts[k]) and start < cuts[k][partition]
+
+    k = bisect_left(range(1, len(cuts) + 1), True, key=covered) + 1
+    return segment_tag(k) if k <= len(cuts) else tag
 
 
 def _bounds(partitions: Int64s, vector: Int64s) -> Int64s:
