@@ -24,14 +24,19 @@ _REMEMBERED = 1_000_000
 
 @dataclass
 class Compactor:
-    """Of the bundles of one worker. `cuts` gives the cuts of a bundle's source by k, for relabelling."""
+    """Of the bundles of one worker. `cuts` gives the cuts of a bundle's source by k, for relabelling.
+
+    `share` = (i, n): this worker is number i of n, which sweep the shards between them. `rounds`: how often it has swept its own.
+    """
 
     online: OnlineStore
     bundles: Mapping[str, Bundle]
     cuts: Mapping[str, Mapping[int, Int64s]]
     slack: int
     least: int = LEAST
+    share: tuple[int, int] = (0, 1)
     rewritten: int = 0
+    rounds: int = 0
     _grown: dict[tuple[SlotId, int, str], int] = field(default_factory=dict)
     _full: dict[tuple[SlotId, int], list[str]] = field(default_factory=dict)
     _sweep: tuple[int, str | None] = (0, None)
@@ -74,13 +79,15 @@ class Compactor:
 
     def sweep(self, shards: int) -> int:
         """Compact the next page of all cells; how many were rewritten. Calling it again and again walks round and round."""
-        places = [(SlotId(b.id, s), t) for b in self.bundles.values() for s in range(shards) for t in b.table_ids]
-        if not places:
-            return 0
+        index, of = self.share
+        places = [(SlotId(b.id, s), t) for b in self.bundles.values() for s in range(index, shards, of) for t in b.table_ids]
         at, after = self._sweep
-        slot, table = places[at % len(places)]
+        if at >= len(places):
+            self._sweep, self.rounds = (0, None), self.rounds + 1
+            return 0
+        slot, table = places[at]
         entities = self.online.entities(slot, table, after=after, limit=STEP, min_tail=1)
-        self._sweep = (at, entities[-1]) if len(entities) == STEP else ((at + 1) % len(places), None)
+        self._sweep = (at, entities[-1]) if len(entities) == STEP else (at + 1, None)
         return self.compact(slot, table, entities)
 
     def compact(self, slot: SlotId, table: int, entities: Sequence[str]) -> int:

@@ -34,16 +34,27 @@ from tidemill.online.base import Advance, Heartbeat, OnlineStore, SlotId
 from tidemill.publishing import Published, rebuild
 from tidemill.times import BEGINNING
 
-#: Records taken from the log at a time.
-ROWS = 65_536
+#: Records taken from the log for one flush, where there are as many. A store's work for a flush grows with the number of entities in it,
+#: and so, with many entities, much more slowly than with the number of events: in SQLite nearly every page is written once per flush.
+ROWS = 262_144
 
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """Records as they came from the log, or events as they came from the archive. `epoch` tells the readings apart."""
+    """Consecutive offsets: records as they came from the log, or events as they came from the archive. `epoch` tells the readings apart."""
 
     epoch: int
-    records: RecordBatch | Events
+    batches: tuple[RecordBatch | Events, ...]
+
+    @property
+    def start(self) -> int:
+        """The first offset."""
+        return self.batches[0].start
+
+    @property
+    def end(self) -> int:
+        """The offset after the last."""
+        return self.batches[-1].end
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,7 @@ class PartitionIngest:
     _latest: int = field(default=BEGINNING, init=False)
     _arrived: int = field(default=BEGINNING, init=False)
     _read: int = field(default=0, init=False)
+    _counted: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._archive = ArchiveWriter(self.offline, self.source.name, self.partition, rows=self.archive_rows, seconds=self.archive_seconds)
@@ -113,6 +125,16 @@ class PartitionIngest:
     def archived(self) -> int:
         """Everything before this offset is archived."""
         return self._archived
+
+    @property
+    def latest(self) -> int:
+        """The largest event time seen, UTC microseconds; BEGINNING before the first."""
+        return self._latest
+
+    @property
+    def horizon(self) -> int:
+        """The horizon of the next flush, UTC microseconds."""
+        return horizon_of(self._latest, self._arrived, self.slack)
 
     # ---- where to begin ---------------------------------------------------------------------------------------------------------
 
@@ -155,6 +177,23 @@ class PartitionIngest:
             self._latest, self._arrived = max(self._latest, state.latest), max(self._arrived, state.arrived)
         return True
 
+    def admit(self) -> bool:
+        """Look again at the bundles that could not take events yet. True: one can now, and the reading has begun anew with it.
+
+        Reading anew while none can would drop what waits for the archive each time, and so never get anywhere.
+        """
+        if not any(self._prepare(b) for b in self.bundles if b.bundle.id in self.counters.waiting):
+            return False
+        self.archive()
+        self.restore()
+        return True
+
+    def redefine(self, source: Source, decoder: Decoder, bundles: Sequence[AppliedBundle]) -> None:
+        """Go on with newer definitions over the same log. Old and new state never mix: each bundle has its own slots and positions."""
+        self.archive()  # what waits has the old schema's columns
+        self.source, self.decoder, self.bundles = source, decoder, bundles
+        self.restore()
+
     def _cuttable(self) -> bool:
         """Whether batch can make versions of this source: where the whole log is less than a block it cannot, nor need it."""
         return bool(latest_cut(self.offline, self.source.name) or block_start(self._archived))
@@ -166,10 +205,11 @@ class PartitionIngest:
         if offset < first:
             if self._archived < first:
                 raise LogTruncatedError(
-                    f"{self.source.name}, partition {self.partition}: offset {offset} is needed, the log begins at {first}, and the archive "
-                    f"ends at {self._archived}: events between are lost; restore the archive, or start a new source"
+                    f"{self.source.name}, partition {self.partition}: offset {offset} is needed, the log begins at {first}, and the "
+                    f"archive ends at {self._archived}: events between are lost; restore the archive, or start a new source"
                 )
-            self._history = ArchiveLog(self.offline, self.source.name, {c: k.polars for c, k in self.source.schema.items()}).open(self.partition, offset)
+            columns = {column: kind.polars for column, kind in self.source.schema.items()}
+            self._history = ArchiveLog(self.offline, self.source.name, columns).open(self.partition, offset)
         elif self._reader is None:
             self._reader = self.log.open(self.partition, offset)
         else:
@@ -179,42 +219,46 @@ class PartitionIngest:
 
     def poll(self) -> Polled | None:
         """The next records; None when there is nothing new for now. Never blocks."""
-        if not self._live:
-            return None
+        batches: list[RecordBatch | Events] = []
+        rows = self.rows
+        while rows > 0 and self._live and (batch := self._next(rows)) is not None:
+            batches.append(batch)
+            rows -= batch.end - batch.start
+            self._read = batch.end
+        return Polled(self.epoch, tuple(batches)) if batches else None
+
+    def _next(self, rows: int) -> RecordBatch | Events | None:
+        """From the archive, while the log no longer has them; then from the log."""
         if self._history is not None:
-            batch = self._history.read(self.rows)
+            batch = self._history.read(rows)
             if batch is not None:
-                self._read = batch.end
                 none = pl.DataFrame(schema={"offset": pl.Int64, "reason": pl.String, "raw": pl.Binary})
-                return Polled(self.epoch, Events(batch.frame, none, self.partition, batch.start, batch.end))
+                return Events(batch.frame, none, self.partition, batch.start, batch.end)
             self._history = None
             self._reader = self._reader or self.log.open(self.partition, self._read)
             self._reader.seek(self._read)
         assert self._reader is not None
-        records = self._reader.read(self.rows)
-        if records is None:
-            return None
-        self._read = records.end
-        return Polled(self.epoch, records)
+        return self._reader.read(rows)
 
     def tile(self, polled: Polled) -> Flush:
         """Decode, and pre-aggregate for every slot that does not have these records yet."""
-        records = polled.records
-        events = self.decoder.decode(records) if isinstance(records, RecordBatch) else records
-        frame = events.frame
+        if polled.epoch != self.epoch:  # `apply` would drop it; but believing that slots get it would have the next flush refused
+            return Flush(polled.epoch, polled.start, polled.end, pl.DataFrame(), pl.DataFrame(), ())
+        decoded = [self.decoder.decode(b) if isinstance(b, RecordBatch) else b for b in polled.batches]
+        frame = decoded[0].frame if len(decoded) == 1 else pl.concat([events.frame for events in decoded], rechunk=True)
         if len(frame):
             self._latest = max(self._latest, _largest(frame, "_time"))
             self._arrived = max(self._arrived, _largest(frame, "_arrival"))
         horizon = horizon_of(self._latest, self._arrived, self.slack)
-        through = max(_largest(frame, "_arrival"), BEGINNING) if self.source.arrival or frame["_arrival"].is_not_null().any() else _largest(frame, "_time")
-        letters = [events.dead.with_columns(view=pl.lit(None, dtype=pl.String))]
+        arrivals = self.source.arrival or frame["_arrival"].is_not_null().any()
+        through = _largest(frame, "_arrival" if arrivals else "_time")
+        letters = [events.dead.with_columns(view=pl.lit(None, dtype=pl.String)) for events in decoded]
         advances: list[Advance] = []
         for bundle in self._live:
             selected, rejected = bundle.select(frame)
-            if rejected and isinstance(records, RecordBatch):
-                letters.append(_letters(bundle.id.rpartition("-")[0], rejected, frame, records))
-            advances += self._advances(bundle, selected, events.start, events.end, horizon, through)
-        return Flush(polled.epoch, events.start, events.end, frame, _sorted(letters), tuple(advances))
+            letters += _letters(bundle.id.rpartition("-")[0], rejected, frame, polled.batches)
+            advances += self._advances(bundle, selected, polled.start, polled.end, horizon, through)
+        return Flush(polled.epoch, polled.start, polled.end, frame, _sorted(letters), tuple(advances))
 
     def _advances(self, bundle: Bundle, events: pl.DataFrame, start: int, end: int, horizon: int, through: int) -> list[Advance]:
         """One advance for every slot of the bundle that stands before `end`, with what its shard gets of the events from there on."""
@@ -224,13 +268,13 @@ class PartitionIngest:
             if self._belief[slot] < end:
                 standing.setdefault(self._belief[slot], []).append(slot)
         out = []
+        latest, arrived = self._latest, self._arrived
         for position, slots in standing.items():
             rows = events if position <= start else events.filter(pl.col("_offset") >= position)
             deltas = bundle.deltas(rows, horizon, self.partition, self.shards) if len(rows) else {}
             for slot in slots:
-                out.append(Advance(slot, self.partition, position, end, through, horizon, self._latest, self._arrived, deltas.get(slot.shard, ())))
-        for slots in standing.values():
-            for slot in slots:
+                appends = deltas.get(slot.shard, ())
+                out.append(Advance(slot, self.partition, position, end, through, horizon, latest, arrived, appends))
                 self._belief[slot] = end
         return out
 
@@ -245,15 +289,26 @@ class PartitionIngest:
         self.noted(flush.advances)
         if flush.end > self._pending_end():
             begin = self._pending_end()
-            self._dead.add(begin, flush.end, flush.letters.filter(pl.col("offset") >= begin))
-            self._archive.add(begin, flush.end, flush.events.filter(pl.col("_offset") >= begin))
-            self.counters.records += flush.end - begin
-            self.counters.events += len(flush.events)
-            self.counters.dead += len(flush.letters)
+            letters, events = flush.letters, flush.events
+            if begin > flush.start:  # the rest is archived already, and was counted then
+                letters, events = letters.filter(pl.col("offset") >= begin), events.filter(pl.col("_offset") >= begin)
+            self._dead.add(begin, flush.end, letters)
+            self._archive.add(begin, flush.end, events)
+            self._count(flush)
         self.counters.flushes += 1
         if self._archive.due():
             self.archive()
         return True
+
+    def _count(self, flush: Flush) -> None:
+        """Count what was not counted before: a reading that began anew sees again what waited for the archive."""
+        begin = max(flush.start, self._counted)
+        if flush.end > begin:
+            again = begin > flush.start
+            self.counters.records += flush.end - begin
+            self.counters.events += int((flush.events["_offset"] >= begin).sum()) if again else len(flush.events)
+            self.counters.dead += int((flush.letters["offset"] >= begin).sum()) if again else len(flush.letters)
+            self._counted = flush.end
 
     def _pending_end(self) -> int:
         """What is archived, or waits to be."""
@@ -297,14 +352,21 @@ def _largest(frame: pl.DataFrame, column: str) -> int:
     return value if isinstance(value, int) else BEGINNING
 
 
-def _letters(view: str, rejected: Sequence[Rejected], frame: pl.DataFrame, records: RecordBatch) -> pl.DataFrame:
-    """Dead letters of events that only this view cannot take."""
-    offsets = frame["_offset"].to_numpy()[[r.row for r in rejected]]
-    raw = raw_records(records, np.searchsorted(records.offsets, offsets))
-    return pl.DataFrame(
-        {"offset": offsets, "reason": [r.reason for r in rejected], "raw": raw, "view": [view] * len(raw)},
-        schema_overrides={"raw": pl.Binary, "offset": pl.Int64},
-    )
+def _letters(view: str, rejected: Sequence[Rejected], frame: pl.DataFrame, batches: Sequence[RecordBatch | Events]) -> list[pl.DataFrame]:
+    """Dead letters of events that only this view cannot take. Those that come from the archive were written when they came from the log."""
+    if not rejected:
+        return []
+    all_offsets = frame["_offset"].to_numpy()[[r.row for r in rejected]]
+    reasons = np.array([r.reason for r in rejected], dtype=object)
+    letters = []
+    for records in batches:
+        mine = (all_offsets >= records.start) & (all_offsets < records.end)
+        if isinstance(records, RecordBatch) and mine.any():
+            offsets = all_offsets[mine]
+            raw = raw_records(records, np.searchsorted(records.offsets, offsets))
+            columns = {"offset": offsets, "reason": reasons[mine].tolist(), "raw": raw, "view": [view] * len(raw)}
+            letters.append(pl.DataFrame(columns, schema_overrides={"raw": pl.Binary, "offset": pl.Int64}))
+    return letters
 
 
 def _sorted(letters: list[pl.DataFrame]) -> pl.DataFrame:

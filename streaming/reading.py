@@ -1,0 +1,154 @@
+"""One partition in the hands of a runtime that asks for its records again and again, and must never be kept waiting.
+
+`PartitionIngest` does the work; here is when to do it: how long to wait for more records, when to say that there are none, and what
+to do while the online store does not answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tidemill.errors import StoreUnavailableError
+
+from .ingest import Flush, PartitionIngest, Polled
+from .journal import Journal
+
+#: In seconds. After a batch that was not full, and at the end of the log: a flush of one event costs nearly as much as one of thousands.
+LINGER = 0.05
+#: A batch of fewer records was not full.
+FULL = 8192
+#: In seconds: how often to say that the partition is read to its end.
+BEAT = 1.0
+#: In seconds: the first and the longest pause before an online store that does not answer is asked again.
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+#: Looking for new records takes at most this share of the time: listing a folder of many files is slow.
+_LOOKING = 0.1
+
+
+@dataclass
+class Orders:
+    """What the worker process was told, by its command line, by a signal, or by something it saw. Read by all, in any thread.
+
+    `until_end`: stop at the end of every log. `stop`: stop now. `exit_code`: what to say to whoever started the process.
+    """
+
+    until_end: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+    exit_code: int = 0
+
+
+@dataclass
+class Reading:
+    """A partition's reading, from the first `turn` until `ended`. `clock` gives seconds, and need not be a wall clock."""
+
+    ingest: PartitionIngest
+    orders: Orders
+    journal: Journal
+    clock: Callable[[], float] = time.monotonic
+    #: The log was read to its end, as of the last look.
+    following: bool = field(default=False, init=False)
+    #: The online store does not answer.
+    waiting: bool = field(default=False, init=False)
+    ended: bool = field(default=False, init=False)
+    #: Nothing is to be done before this instant of `clock`.
+    awake_at: float = field(default=0.0, init=False)
+    _restored: bool = field(default=False, init=False)
+    _in_flight: int = field(default=0, init=False)
+    _beat_at: float = field(default=0.0, init=False)
+    _pause: float = field(default=FIRST_PAUSE, init=False)
+
+    @property
+    def name(self) -> str:
+        """`source:partition`."""
+        return f"{self.ingest.source.name}:{self.ingest.partition}"
+
+    def turn(self) -> Polled | None:
+        """The next records, or None: nothing now. Never blocks.
+
+        Raises StopIteration when it is over: told to stop, or at the end of a log that is read only until its end. Everything that was
+        applied is archived by then.
+        """
+        if self.orders.stop.is_set() and not self._in_flight:
+            self._end()
+        if self.clock() < self.awake_at:
+            return None
+        try:
+            if not self._restored:
+                self._restore()
+            return self._poll()
+        except StoreUnavailableError as error:
+            self._wait(error)
+            return None
+
+    def tile(self, polled: Polled) -> Flush:
+        """See `PartitionIngest.tile`."""
+        return self.ingest.tile(polled)
+
+    def apply(self, flush: Flush) -> bool:
+        """Apply a flush; whether it was. While the store does not answer, what is in flight is dropped: the log still has it."""
+        self._in_flight -= 1
+        if not self._restored:
+            return False
+        try:
+            return self.ingest.apply(flush)
+        except StoreUnavailableError as error:
+            self._wait(error)
+            return False
+
+    def drop(self) -> None:
+        """Instead of `apply`: leave it to a later start."""
+        self._in_flight -= 1
+
+    def again(self, change: Callable[[], object]) -> None:
+        """Make a change that begins the reading anew (`redefine`, `admit`); should the store not answer, it is begun anew later."""
+        try:
+            change()
+        except StoreUnavailableError as error:
+            self._wait(error)
+
+    def _restore(self) -> None:
+        self.ingest.restore()
+        self._restored, self.waiting, self._pause = True, False, FIRST_PAUSE
+        waiting = ",".join(self.ingest.counters.waiting)
+        self.journal.info(f"{self.name} from offset {self.ingest.position}", **{"waiting_for_batch": waiting} if waiting else {})
+
+    def _poll(self) -> Polled | None:
+        begun = self.clock()
+        polled = self.ingest.poll()
+        if polled is not None:
+            self._in_flight += 1
+            small = polled.end - polled.start < FULL
+            self.following = self.following and small
+            # Where events trickle in without end, a look without waiting finds that there are none, and so comes to the heartbeat.
+            self.awake_at = begun + LINGER if small and begun < self._beat_at else begun
+            return polled
+        if self._in_flight:
+            return None  # what is on its way may yet be refused, and then the log is not at its end
+        now = self.clock()
+        if self.orders.until_end and not self.ingest.admit():
+            self.ingest.archive()
+            self.ingest.idle()
+            self._end()
+        if not self.following or now >= self._beat_at:
+            self.ingest.idle()
+            self._beat_at = now + BEAT
+        self.following = True
+        self.awake_at = now + max(LINGER, (now - begun) / _LOOKING)
+        return None
+
+    def _wait(self, error: StoreUnavailableError) -> None:
+        self.awake_at = self.clock() + self._pause
+        self.journal.warning(f"{self.name}: {error}", again_in_seconds=self._pause)
+        self._restored, self.waiting, self.following = False, True, False
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _end(self) -> None:
+        """End, with everything archived. Not in a `close`: runtimes close after failures too, when archiving would be a lie."""
+        if not self.ended:
+            self.ingest.archive()
+            self.ingest.close()
+            self.ended = True
+        raise StopIteration

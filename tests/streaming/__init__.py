@@ -1,0 +1,1 @@
+"""Tests of the stream workers: without any runtime around them, in Bytewax, and as real processes."""
