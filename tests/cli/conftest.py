@@ -78,7 +78,7 @@ class Project:
 
     def process(self, line: str) -> Ran:
         """`tidemill <line>`, as a process of its own."""
-        done = subprocess.run(self.command(line), cwd=self.root, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(self.command(line), cwd=self.root, capture_output=True, text=True, timeout=120, check=False)
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def command(self, line: str) -> list[str]:

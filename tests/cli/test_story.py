@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def test_ctrl_c_ends_a_command_with_130_and_no_traceback(project: Any) -> None:
         assert process.stdout is not None
         assert "folded" in process.stdout.readline()
         assert "again every 1h" in process.stdout.readline()
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
 
@@ -108,6 +109,21 @@ def test_sigterm_stops_a_batch_that_runs_again_and_again_and_gives_its_lease_bac
         process.terminate()
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_stream_that_is_stopped_says_what_it_did(project: Any, number: int, code: int) -> None:
+    project.run("apply")
+    command = project.command("stream --log-format json")
+    with subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while json.loads(process.stderr.readline())["message"] != "tx:0 from offset 0":
+            pass
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert out.startswith("stopped: ")
+    assert "Traceback" not in err
 
 
 def test_a_reader_that_stops_reading_is_no_error(project: Any) -> None:

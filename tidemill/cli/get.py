@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 def get(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="FEATURES... [KEY=VALUE]...", help="A service, views, view:feature; and the columns of one entity."),
+        typer.Argument(metavar="FEATURES KEY=VALUE", help="A service, views, view:feature; and the columns of one entity."),
     ],
     row: Annotated[list[str] | None, typer.Option("--row", metavar="JSON", help="An entity as a JSON object; may be repeated.")] = None,
     file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Entities in a .jsonl, .csv or .parquet file.")] = None,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
-from rich.markup import escape
 
 from tidemill.errors import NotAppliedError, NotFoundError
 
@@ -28,8 +27,8 @@ SET_UP, RUN, LOOK = "Set up", "Run", "Look"
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help."""
-    return "\n\n".join(["[bold]Example:[/]" if len(lines) == 1 else "[bold]Examples:[/]", *(f"[cyan]{escape(line)}[/]" for line in lines)])
+    """The end of a command's help. The lines hold no square brackets, which are markup there."""
+    return "\n\n".join(["[bold]Example:[/]" if len(lines) == 1 else "[bold]Examples:[/]", *(f"[cyan]{line}[/]" for line in lines)])
 
 
 def project_directory(given: Path | None) -> Path:

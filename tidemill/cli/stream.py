@@ -62,13 +62,16 @@ def stream(
             log_format=log_format,
             on_line=(lambda _: None) if quiet else live.line,
         )
+        finished = interrupted = False
         try:
             supervisor.start()
-            finished = False
             while not (finished or stopped()):
                 finished = _over(supervisor)
-                live.show(told.status_line(supervisor.statuses()))
+                statuses = supervisor.statuses()
+                live.show(told.status_line(statuses) if statuses else f"starting {counted(count, 'worker')}")
                 time.sleep(0 if finished else _TICK)
+        except KeyboardInterrupt:
+            interrupted = True
         finally:
             sums = told.totals(supervisor.statuses())
             supervisor.stop()
@@ -79,6 +82,8 @@ def stream(
     waits = f"; waiting for batch: {', '.join(sums.waiting)}" if sums.waiting else ""
     read = f"{counted(sums.events, 'event')}, {counted(sums.dead, 'dead letter')}"
     out.say(f"{how}: {read} with {counted(count, 'worker')} in {span(round(seconds * 1e6))}{waits}")
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _over(supervisor: Any) -> bool:
