@@ -69,7 +69,7 @@ def key_text(name: str, value: Any, kind: ColumnType) -> str:
     elif kind.name == "bool":
         if isinstance(value, (bool, np.bool_)):
             return "true" if value else "false"
-    elif isinstance(value, (dt.datetime, str, np.datetime64)) and value == value:  # NaT, a missing instant, is not equal to itself
+    elif isinstance(value, (dt.datetime, str, np.datetime64)) and str(value) != "NaT":
         try:
             return str(to_micros(value))
         except ValueError:

@@ -23,7 +23,8 @@ class Quantile(Aggregation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.q, bool) or not isinstance(self.q, (int, float)) or not 0 <= self.q <= 1 or (self.fraction * 10**6).denominator != 1:
+        number = isinstance(self.q, (int, float)) and not isinstance(self.q, bool)
+        if not number or not 0 <= self.q <= 1 or (self.fraction * 10**6).denominator != 1:
             raise DefinitionError(f"quantile({self.column!r}, {self.q!r}): q is from 0 to 1, with at most six decimals, such as 0.9 or 0.999")
 
     @property
