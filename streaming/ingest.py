@@ -41,10 +41,14 @@ ROWS = 262_144
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """Consecutive offsets: records as they came from the log, or events as they came from the archive. `epoch` tells the readings apart."""
+    """Consecutive offsets: records as they came from the log, or events as they came from the archive.
+
+    `epoch` tells the readings apart. `at_end`: the log had no more.
+    """
 
     epoch: int
     batches: tuple[RecordBatch | Events, ...]
+    at_end: bool
 
     @property
     def start(self) -> int:
@@ -105,7 +109,7 @@ class PartitionIngest:
     _reader: PartitionReader | None = field(default=None, init=False)
     _history: ArchiveReader | None = field(default=None, init=False)
     _belief: dict[SlotId, int] = field(default_factory=dict, init=False)
-    _live: list[Bundle] = field(default_factory=list, init=False)
+    _live: list[AppliedBundle] = field(default_factory=list, init=False)
     _archived: int = field(default=0, init=False)
     _latest: int = field(default=BEGINNING, init=False)
     _arrived: int = field(default=BEGINNING, init=False)
@@ -148,7 +152,7 @@ class PartitionIngest:
         self._belief, self._live = {}, []
         for applied in self.bundles:
             if self._prepare(applied):
-                self._live.append(applied.bundle)
+                self._live.append(applied)
             else:
                 waiting.append(applied.bundle.id)
         self.counters.waiting = tuple(waiting)
@@ -220,12 +224,16 @@ class PartitionIngest:
     def poll(self) -> Polled | None:
         """The next records; None when there is nothing new for now. Never blocks."""
         batches: list[RecordBatch | Events] = []
-        rows = self.rows
-        while rows > 0 and self._live and (batch := self._next(rows)) is not None:
-            batches.append(batch)
-            rows -= batch.end - batch.start
-            self._read = batch.end
-        return Polled(self.epoch, tuple(batches)) if batches else None
+        rows, at_end = self.rows, not self._live
+        while rows > 0 and not at_end:
+            batch = self._next(rows)
+            if batch is None:
+                at_end = True
+            else:
+                batches.append(batch)
+                rows -= batch.end - batch.start
+                self._read = batch.end
+        return Polled(self.epoch, tuple(batches), at_end) if batches else None
 
     def _next(self, rows: int) -> RecordBatch | Events | None:
         """From the archive, while the log no longer has them; then from the log."""
@@ -254,9 +262,10 @@ class PartitionIngest:
         through = _largest(frame, "_arrival" if arrivals else "_time")
         letters = [events.dead.with_columns(view=pl.lit(None, dtype=pl.String)) for events in decoded]
         advances: list[Advance] = []
-        for bundle in self._live:
+        for applied in self._live:
+            bundle = applied.bundle
             selected, rejected = bundle.select(frame)
-            letters += _letters(bundle.id.rpartition("-")[0], rejected, frame, polled.batches)
+            letters += _letters(applied.view, rejected, frame, polled.batches)
             advances += self._advances(bundle, selected, polled.start, polled.end, horizon, through)
         return Flush(polled.epoch, polled.start, polled.end, frame, _sorted(letters), tuple(advances))
 

@@ -16,10 +16,8 @@ from tidemill.errors import StoreUnavailableError
 from .ingest import Flush, PartitionIngest, Polled
 from .journal import Journal
 
-#: In seconds. After a batch that was not full, and at the end of the log: a flush of one event costs nearly as much as one of thousands.
+#: In seconds. At the end of the log, more is waited for: a flush of one event costs nearly as much as one of thousands.
 LINGER = 0.05
-#: A batch of fewer records was not full.
-FULL = 8192
 #: In seconds: how often to say that the partition is read to its end.
 BEAT = 1.0
 #: In seconds: the first and the longest pause before an online store that does not answer is asked again.
@@ -119,11 +117,12 @@ class Reading:
         begun = self.clock()
         polled = self.ingest.poll()
         if polled is not None:
+            if polled.at_end:
+                self._beat()  # now, because where events trickle in without end, no look finds none
+            else:
+                self.following = False
             self._in_flight += 1
-            small = polled.end - polled.start < FULL
-            self.following = self.following and small
-            # Where events trickle in without end, a look without waiting finds that there are none, and so comes to the heartbeat.
-            self.awake_at = begun + LINGER if small and begun < self._beat_at else begun
+            self.awake_at = begun + LINGER if polled.at_end else begun
             return polled
         if self._in_flight:
             return None  # what is on its way may yet be refused, and then the log is not at its end
@@ -132,12 +131,16 @@ class Reading:
             self.ingest.archive()
             self.ingest.idle()
             self._end()
-        if not self.following or now >= self._beat_at:
-            self.ingest.idle()
-            self._beat_at = now + BEAT
-        self.following = True
+        self._beat()
         self.awake_at = now + max(LINGER, (now - begun) / _LOOKING)
         return None
+
+    def _beat(self) -> None:
+        """The log ends where it was read to: say so, if that was not said within the last second."""
+        if self.clock() >= self._beat_at or not self.following:
+            self.ingest.idle()
+            self._beat_at = self.clock() + BEAT
+        self.following = True
 
     def _wait(self, error: StoreUnavailableError) -> None:
         self.awake_at = self.clock() + self._pause

@@ -140,14 +140,11 @@ class Supervisor:
         """End the others, and say when all start again, and why."""
         healthy = self.clock() - self._started_at >= HEALTHY
         dead = {i for i, child in enumerate(self._children) if child.process.poll() is not None}
-        for child in self._children:
-            child.terminate()
-        for child in self._children:
-            child.wait(_GRACE)
+        children = self._children
+        self._end_all(_GRACE)
         # Who was still alive when the first was found dead died of that, or by our hand.
-        cause = min(dead, key=lambda i: _precedence(self._children[i].process.returncode))
-        code, reason = self._children[cause].process.returncode, self._reason(cause)
-        self._end_all(0.0)
+        cause = min(dead, key=lambda i: _precedence(children[i].process.returncode))
+        code, reason = children[cause].process.returncode, self._reason(cause, children[cause])
         if healthy:
             self._pause, self._failures = FIRST_PAUSE, 0
         self._failures += code == 1
@@ -165,8 +162,7 @@ class Supervisor:
             self._journal.warning(f"{reason}; starting all workers again", in_seconds=round(pause, 1))
         return Event("died", reason, pause)
 
-    def _reason(self, index: int) -> str:
-        child = self._children[index]
+    def _reason(self, index: int, child: _Child) -> str:
         code, pid = child.process.returncode, child.process.pid
         who = f"worker {index} (pid {pid})"
         said = next((s.reason for s in status.read_status(self.directory) if s.pid == pid), "")

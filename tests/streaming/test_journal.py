@@ -1,0 +1,46 @@
+"""Log lines: whole, and the same fields in text and in JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tidemill.apps import load
+
+journal = load("streaming.journal")
+
+
+def written(**options: Any) -> tuple[Any, list[str]]:
+    lines: list[str] = []
+    return journal.Journal("worker 3", lines.append, now=lambda: 1_772_366_400.5, **options), lines
+
+
+def test_a_line_of_text_has_time_level_who_message_and_fields() -> None:
+    log, lines = written()
+    log.info("reading", lag=12, where="two words", empty="")
+    assert lines == ['2026-03-01T12:00:00.500Z info    worker 3 · reading: lag=12 where="two words" empty=""']
+
+
+def test_a_line_of_json_has_the_same() -> None:
+    log, lines = written(log_format="json")
+    log.warning("Zürich", lag=12)
+    expected = {"time": "2026-03-01T12:00:00.500Z", "level": "warning", "who": "worker 3", "message": "Zürich", "lag": 12}
+    assert [json.loads(line) for line in lines] == [expected]
+
+
+def test_what_is_below_the_level_is_not_written() -> None:
+    log, lines = written(level="warning")
+    log.debug("a")
+    log.info("b")
+    log.warning("c")
+    log.error("d")
+    assert [line.rpartition("· ")[2] for line in lines] == ["c", "d"]
+
+
+def test_a_traceback_is_written_at_level_debug_only_and_the_sentence_comes_last() -> None:
+    for level, count in (("info", 1), ("debug", 2)):
+        log, lines = written(level=level)
+        log.error("it broke", error=ValueError("boom"))
+        assert len(lines) == count
+        assert lines[-1].endswith("error   worker 3 · it broke")
+    assert "ValueError: boom" in lines[0]

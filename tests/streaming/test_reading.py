@@ -1,0 +1,209 @@
+"""When to read, when to say that there is nothing, and what to do while the store does not answer; all in simulated time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tidemill.apps import load
+from tidemill.errors import StoreUnavailableError
+
+reading = load("streaming.reading")
+Journal = load("streaming.journal").Journal
+
+
+class Ingest:
+    """Stands in for a `PartitionIngest`, and writes down what is asked of it."""
+
+    def __init__(self) -> None:
+        self.source, self.partition, self.position = SimpleNamespace(name="orders"), 0, 0
+        self.counters = SimpleNamespace(waiting=())
+        self.log: list[int] = []  # sizes of the batches to come
+        self.done: list[str] = []
+        self.trouble: set[str] = set()
+        self.admits = False
+
+    def _do(self, what: str) -> None:
+        if what in self.trouble:
+            raise StoreUnavailableError("the store does not answer")
+        self.done.append(what)
+
+    def restore(self) -> None:
+        self._do("restore")
+
+    def poll(self) -> Any:
+        if not self.log:
+            return None
+        start = self.position
+        self.position += self.log.pop(0)
+        return SimpleNamespace(start=start, end=self.position, at_end=not self.log)
+
+    def apply(self, flush: Any) -> bool:
+        self._do("apply")
+        return True
+
+    def idle(self) -> None:
+        self._do("idle")
+
+    def archive(self) -> None:
+        self._do("archive")
+
+    def admit(self) -> bool:
+        self._do("admit")
+        return self.admits
+
+    def close(self) -> None:
+        self._do("close")
+
+
+class Bench:
+    """A reading of a stand-in, and a clock that only moves when told."""
+
+    def __init__(self, *, until_end: bool = False) -> None:
+        self.now = 100.0
+        self.ingest = Ingest()
+        self.lines: list[str] = []
+        self.orders = reading.Orders(until_end=until_end)
+        self.reading = reading.Reading(self.ingest, self.orders, Journal("worker 0", self.lines.append), clock=lambda: self.now)
+
+    def turn(self, after: float = 0.0) -> Any:
+        self.now += after
+        return self.reading.turn()
+
+    def during(self, seconds: float, step: float, between: Callable[[], object] = lambda: None) -> list[str]:
+        """What is done in so many seconds of turns and applied flushes."""
+        self.ingest.done.clear()
+        for _ in range(round(seconds / step)):
+            between()
+            polled = self.turn(after=step)
+            if polled is not None:
+                self.reading.apply(polled)
+        return self.ingest.done
+
+
+def test_it_begins_where_the_store_stands() -> None:
+    bench = Bench()
+    assert bench.turn() is None
+    assert bench.ingest.done[0] == "restore"
+    assert "orders:0 from offset 0" in bench.lines[0]
+
+
+def test_while_there_is_more_it_reads_on_without_a_pause() -> None:
+    bench = Bench()
+    bench.ingest.log = [10] * 4
+    for _ in range(3):
+        assert bench.turn() is not None
+        assert bench.reading.awake_at <= bench.now
+        assert not bench.reading.following
+
+
+def test_at_the_end_it_says_so_at_once_and_then_once_a_second() -> None:
+    bench = Bench()
+    bench.turn()
+    assert bench.ingest.done == ["restore", "idle"]
+    assert bench.reading.following
+    assert bench.during(10, 0.01).count("idle") == 10
+
+
+def test_where_events_trickle_in_without_end_it_lingers_and_still_says_that_it_is_at_the_end() -> None:
+    bench = Bench()
+    bench.turn()
+    done = bench.during(10, 0.01, between=lambda: bench.ingest.log.append(1) if not bench.ingest.log else None)
+    assert done.count("idle") == 10
+    assert 0.5 * 10 / reading.LINGER <= done.count("apply") <= 10 / reading.LINGER
+    assert bench.reading.following
+
+
+def test_a_slow_look_for_new_records_is_made_less_often() -> None:
+    bench = Bench()
+    bench.turn()
+    poll = bench.ingest.poll
+    looks = []
+
+    def slow_poll() -> Any:
+        looks.append(bench.now)
+        bench.now += 0.5
+        return poll()
+
+    bench.ingest.poll = slow_poll  # type: ignore[method-assign]
+    bench.during(60, 0.01)
+    assert len(looks) * 0.5 <= 0.15 * (bench.now - looks[0])
+
+
+def test_a_store_that_does_not_answer_is_asked_again_later_and_later_and_then_the_reading_begins_anew() -> None:
+    bench = Bench()
+    bench.ingest.log = [10, 10]
+    flush = bench.turn()
+    bench.ingest.trouble = {"apply", "restore"}
+    assert not bench.reading.apply(flush)
+    assert bench.reading.waiting
+    bench.during(60, 0.01)
+    pauses = [line.rpartition("=")[2] for line in bench.lines if "warning" in line]
+    assert pauses[:7] == ["0.2", "0.4", "0.8", "1.6", "3.2", "6.4", "10.0"]
+    bench.ingest.trouble.clear()
+    assert bench.during(11, 0.01)[:3] == ["restore", "idle", "apply"]
+    assert not bench.reading.waiting
+    bench.ingest.trouble = {"idle"}
+    bench.during(2, 0.01)
+    assert bench.lines[-1].endswith("again_in_seconds=0.2")  # it was healthy in between
+
+
+def test_what_is_in_flight_when_the_store_fails_is_dropped() -> None:
+    bench = Bench()
+    bench.ingest.log = [10, 10]
+    first, second = bench.turn(), bench.turn(after=1)
+    bench.ingest.trouble = {"apply"}
+    bench.reading.apply(first)
+    bench.ingest.trouble.clear()
+    bench.ingest.done.clear()
+    assert not bench.reading.apply(second)
+    assert bench.ingest.done == []
+
+
+def test_told_to_stop_it_archives_and_ends() -> None:
+    bench = Bench()
+    bench.ingest.log = [10]
+    flush = bench.turn()
+    bench.orders.stop.set()
+    assert bench.turn(after=1) is None  # one is on its way
+    bench.reading.apply(flush)
+    with pytest.raises(StopIteration):
+        bench.turn()
+    assert bench.ingest.done == ["restore", "idle", "apply", "archive", "close"]
+    assert bench.reading.ended
+
+
+def test_a_flush_that_is_dropped_at_the_end_is_not_waited_for() -> None:
+    bench = Bench()
+    bench.ingest.log = [10]
+    bench.turn()
+    bench.orders.stop.set()
+    bench.reading.drop()
+    with pytest.raises(StopIteration):
+        bench.turn()
+    assert "apply" not in bench.ingest.done
+
+
+def test_until_the_end_it_ends_when_all_is_applied_and_archived_and_says_where_the_log_ends() -> None:
+    bench = Bench(until_end=True)
+    bench.ingest.log = [10]
+    flush = bench.turn()
+    assert bench.turn(after=1) is None
+    assert not bench.reading.ended  # what is in flight may yet be refused
+    bench.reading.apply(flush)
+    with pytest.raises(StopIteration):
+        bench.turn(after=1)
+    assert bench.ingest.done[:6] == ["restore", "idle", "apply", "admit", "archive", "idle"]
+
+
+def test_until_the_end_it_goes_on_with_a_bundle_that_became_ready() -> None:
+    bench = Bench(until_end=True)
+    bench.ingest.admits = True
+    assert bench.turn() is None
+    assert not bench.reading.ended
+    bench.ingest.admits = False
+    with pytest.raises(StopIteration):
+        bench.turn(after=1)
