@@ -33,7 +33,7 @@ format: $(INSTALLED) ## let ruff rewrite the code
 	$(BIN)/ruff format .
 
 demo: $(INSTALLED) ## a year of flights through two workers, one of them killed, every number checked
-	$(BIN)/tidemill demo
+	$(BIN)/python examples/flights/demo.py
 
 soak: $(INSTALLED) ## the long tests: as many examples as an hour allows, seeds kept in .hypothesis
 	$(BIN)/python -m pytest -m soak --hypothesis-profile=soak --hypothesis-show-statistics tests

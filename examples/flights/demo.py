@@ -1,0 +1,158 @@
+"""A year of New York flights in a minute or so, with every number checked: `make demo`, `tidemill demo` or `python demo.py`.
+
+Two worker processes stream two logs while these grow; batch cuts and folds them every few days; one worker is killed the hard way in
+the middle; and all along, features are asked for. In the end each value served is held against brute force over the raw log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import tidemill as tm
+from tidemill.apps.examples.flights.audit import Difference, Served, differences
+from tidemill.apps.examples.flights.make_logs import SOURCES, Delivery
+from tidemill.apps.examples.flights.replay import Outcome, Plan, Replay, Told
+from tidemill.definitions import Definitions
+from tidemill.environment import Environment
+from tidemill.errors import TidemillError
+from tidemill.offline.dead import count_dead
+
+#: What the tables at the end show.
+_SHOWN = {
+    "origin_departures": ("count_1d", "dep_delay_mean_1d", "dep_delay_p90_30d", "late_1d", "tailnum_approx_count_distinct_7d"),
+    "carrier_departures": ("count_7d", "dep_delay_mean_7d", "dep_delay_mean_30d", "dep_delay_stddev_7d", "dep_delay_max_1d"),
+    "aircraft_departures": ("count_lifetime", "origin_last_7d", "dep_delay_last3_7d"),
+    "aircraft_arrivals": ("dest_last_7d", "arr_delay_mean_30d"),
+}
+
+
+def main(directory: Path = Path(".demo"), plan: Plan | None = None, console: Console | None = None) -> int:
+    """Run the demo in a folder of its own, which is made; the exit code. 0 says that every value was equal, and the kill survived."""
+    console = console or Console(highlight=False)
+    try:
+        return _demo(directory, plan or Plan(), console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; no process is left behind, and what there is lies in {directory}")
+        return 130
+    except TidemillError as error:
+        console.print(f"[red]the demo cannot go on:[/] {error}")
+        return 1
+
+
+def _demo(directory: Path, plan: Plan, console: Console) -> int:
+    with console.status("making the two logs of the year, as they would have been written"):
+        replay = Replay(directory, plan)
+    definitions = Environment.load(replay.project).definitions
+    logs = " and ".join(definitions.sources)
+    console.print(f"{replay.logs.total:,} events in two logs, {logs}; the features are in {replay.project / 'features.py'}", soft_wrap=True)
+    with _progress(console, TextColumn("{task.fields[now]}"), TextColumn("{task.fields[doing]}")) as progress:
+        task = progress.add_task("streaming", total=len(replay.logs), now="", doing="starting two worker processes")
+        outcome = replay.run(_Telling(progress, task))
+    with _progress(console) as progress:
+        task = progress.add_task("computing every value again from the raw log", total=len(outcome.answers))
+
+        def counted(answers: Sequence[Served]) -> Iterator[Served]:
+            for answer in answers:
+                yield answer
+                progress.advance(task)
+
+        compared, wrong = differences(outcome.answers, definitions, outcome.project, counted)
+    _show_features(console, outcome, definitions)
+    _show_facts(console, outcome)
+    return verdict(console, outcome, compared, wrong)
+
+
+def verdict(console: Console, outcome: Outcome, compared: int, wrong: Sequence[Difference]) -> int:
+    """Say how many values were equal; 0 if all were, and if all workers came back after each kill."""
+    for difference in wrong[:10]:
+        console.print(f"[red]not equal:[/] {difference}", soft_wrap=True)
+    features = compared // max(len(outcome.answers), 1)
+    console.print(
+        f"[bold {'red' if wrong else 'green'}]{len(outcome.answers):,} instants x {features} features: {compared:,} values served "
+        f"while streaming, {compared - len(wrong):,} equal to the oracle[/]",
+        soft_wrap=True,
+    )
+    return 0 if compared and not wrong and outcome.restarts >= outcome.kills else 1
+
+
+class _Telling:
+    """Shows how a replay goes."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+        self._month = ""
+
+    def __call__(self, told: Told) -> None:
+        for news in told.news:
+            self._progress.console.print(f"{told.now:%Y-%m-%d}  {news}")
+        doing = f"{told.events:,} events, {told.answers:,} requests answered, folded {told.folds} times"
+        self._progress.update(self._task, completed=told.piece, now=f"{told.now:%Y-%m-%d}", doing=doing)
+        if not self._progress.console.is_terminal and f"{told.now:%Y-%m}" != self._month:
+            self._month = f"{told.now:%Y-%m}"
+            self._progress.console.print(f"{told.now:%Y-%m-%d}  {doing}")
+
+
+def _progress(console: Console, *columns: ProgressColumn) -> Progress:
+    bar = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), *columns, TimeElapsedColumn())
+    return Progress(*bar, console=console, transient=True)
+
+
+def _show_features(console: Console, outcome: Outcome, definitions: Definitions) -> None:
+    """Live features of an airport, a carrier and an aircraft, as of the last instant that was asked for."""
+    asked = outcome.answers[-1]
+    at = max(asked.at, outcome.latest)
+    store = tm.FeatureStore(outcome.project)
+    tables: dict[str, Table] = {}
+    try:
+        for view, features in _SHOWN.items():
+            keys = {key: asked.row[key] for key in definitions.views[view].entity.keys}
+            title = f"{definitions.views[view].entity.name} {' '.join(keys.values())}"
+            values = store.get_online_features([f"{view}:{feature}" for feature in features], [keys], at=at).to_dict()
+            table = tables.setdefault(title, Table("feature", "value", title=title, title_justify="left"))
+            for feature in features:
+                table.add_row(feature, _plain(values[f"{view}__{feature}"][0]))
+    finally:
+        store.close()
+    console.print(Columns(tables.values(), padding=(1, 2)))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:,.2f}".removesuffix(".00") if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _show_facts(console: Console, outcome: Outcome) -> None:
+    offline = Environment.load(outcome.project).offline
+    for source in SOURCES:
+        for reason, count in count_dead(offline, source).items():
+            console.print(f"{count:,} of the {source} are dead letters ({reason}): `tidemill dead-letters` lists them", soft_wrap=True)
+    console.print(
+        f"{outcome.events:,} events in {outcome.seconds:.1f} s, {outcome.events / outcome.seconds:,.0f} events/s, "
+        f"in which {len(outcome.answers):,} requests were answered, the logs cut and folded {outcome.folds} times, "
+        f"and {outcome.kills} worker{'s' * (outcome.kills != 1)} killed ({outcome.restarts} restarts)",
+        soft_wrap=True,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    whole = Delivery()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--directory", type=Path, default=Path(".demo"), help="where the logs and the project are made (default: .demo)")
+    parser.add_argument("--first", default=whole.first, help=f"the first day (default: {whole.first})")
+    parser.add_argument("--last", default=whole.last, help=f"the last day (default: {whole.last})")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = _arguments()
+    sys.exit(main(given.directory, Plan(delivery=Delivery(first=given.first, last=given.last))))
