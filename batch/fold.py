@@ -54,7 +54,9 @@ class _Fold:
             if not self._frames[i]:
                 continue
             new = self._merged(i)
-            days = {f.day for f in files if f.table == table.key and sum(g.day == f.day and g.table == table.key for g in files) >= MOST_FILES}
+            days = {
+                f.day for f in files if f.table == table.key and sum(g.day == f.day and g.table == table.key for g in files) >= MOST_FILES
+            }
             crowded = [f for f in files if f.table == table.key and f.day in days]
             if crowded:
                 files = [f for f in files if f not in crowded]
@@ -64,7 +66,9 @@ class _Fold:
         return files
 
 
-def fold(store: OfflineStore, source: Source, bundles: Sequence[Bundle], k: int, slack: int, progress: Progress | None = None) -> dict[str, Version]:
+def fold(
+    store: OfflineStore, source: Source, bundles: Sequence[Bundle], k: int, slack: int, progress: Progress | None = None
+) -> dict[str, Version]:
     """Bring every bundle's partials up to cut `k`; the new versions by bundle id. Reads each archived event once for all bundles alike.
 
     Crash-safe and idempotent: files are new, and a version appears with its manifest or not at all. Of two folds at once one wins,
@@ -103,4 +107,3 @@ def _commit(one: _Fold, k: int, vector: Mapping[int, int]) -> Version:
     if not one.partials.commit(version):
         return one.partials.latest()  # somebody else folded the same segments: theirs is the version
     return version
-

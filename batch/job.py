@@ -34,8 +34,13 @@ class SourceResult:
 
 
 def run(env: Environment, progress: Progress | None = None) -> list[SourceResult]:
-    """Cut, fold and publish every source, once. Safe to kill at any instant and to run again."""
-    return [run_source(env, name, progress) for name in sorted(env.applied().sources)]
+    """Cut, fold and publish every source, once; and remove what the online store still has of retired bundles.
+
+    Safe to kill at any instant and to run again.
+    """
+    applied = env.applied()
+    env.forget(env.retired(), applied.shards)
+    return [run_source(env, name, progress) for name in sorted(applied.sources)]
 
 
 def run_source(env: Environment, name: str, progress: Progress | None = None) -> SourceResult:
@@ -49,14 +54,17 @@ def run_source(env: Environment, name: str, progress: Progress | None = None) ->
     versions: dict[str, int] = {}
     published: dict[str, int] = {}
     if k:
-        report = None if progress is None else lambda done, total: progress(f"fold {name}", done, total)
-        for bundle_id, version in fold(env.offline, source, bundles, k, env.project.slack, report).items():
+        for bundle_id, version in fold(env.offline, source, bundles, k, env.project.slack, _of(progress, f"fold {name}")).items():
             versions[bundle_id] = version.k
         for bundle in bundles:
             partials = Partials(env.offline, bundle)
-            report = None if progress is None else lambda done, total, b=bundle: progress(f"publish {b.id}", done, total)  # type: ignore[misc]
+            report = _of(progress, f"publish {bundle.id}")
             published[bundle.id] = publish(env.online, bundle, partials, partials.latest(), applied.shards, report)
     return SourceResult(name, k, versions, published, time.monotonic() - begun)
+
+
+def _of(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(what, done, total)
 
 
 def rollback(env: Environment, name: str) -> dict[str, int]:
@@ -83,7 +91,9 @@ def rollback(env: Environment, name: str) -> dict[str, int]:
     return out
 
 
-def run_every(env: Environment, seconds: float, stop: Callable[[], bool], sleep: Callable[[float], None], report: Callable[[list[SourceResult]], None]) -> None:
+def run_every(
+    env: Environment, seconds: float, stop: Callable[[], bool], sleep: Callable[[float], None], report: Callable[[list[SourceResult]], None]
+) -> None:
     """Run now and then every `seconds`, holding the lease `batch`, until `stop()`. Raises `LeaseError` if another process holds it."""
     lease = Lease(env.offline, "batch", seconds=LEASE_SECONDS)
     lease.acquire()

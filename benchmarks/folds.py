@@ -1,4 +1,4 @@
-"""Fold and publish: a log's archive to daily partials and into SQLite, against DuckDB's plain GROUP BY entity, day over the same Parquet."""
+"""Fold and publish: an archive to daily partials and into SQLite, against DuckDB's plain GROUP BY entity, day over the same Parquet."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def prepare(root: Path, events: int, entities: int, days: int) -> Environment:
 
 
 def main() -> None:
+    """Measure, and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--entities", type=int, default=10_000)
@@ -74,14 +75,17 @@ def main() -> None:
         theirs = []
         for _ in range(3):
             begun = time.perf_counter()
-            rows = connection.execute(QUERY.format(path)).to_arrow_table().num_rows
+            rows = connection.sql(QUERY.format(path)).to_arrow_table().num_rows
             theirs.append(time.perf_counter() - begun)
         begun = time.perf_counter()
         result = run_source(env, "events")
         ours = time.perf_counter() - begun
         duck = sorted(theirs)[1]
         print(f"{options.events:,} events, {options.entities:,} entities, {options.days} days; {rows:,} groups")
-        print(f"DuckDB GROUP BY: {duck:.2f} s (median of 3); fold and publish ({sum(result.published.values()):,} entities): {ours:.2f} s; ratio {ours / duck:.2f}")
+        print(
+            f"DuckDB GROUP BY: {duck:.2f} s (median of 3); "
+            f"fold and publish ({sum(result.published.values()):,} entities): {ours:.2f} s; ratio {ours / duck:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def prepare(root: Path, entities: int = 1000, per_day: int = 20, days: int = 40)
     n = entities * per_day * days
     begin = 20_000 * DAY
     times = np.sort(rng.integers(begin, begin + days * DAY, n))
-    frame = pl.DataFrame({"user": [f"user-{i}" for i in rng.integers(0, entities, n)], "amount": np.round(rng.lognormal(3, 1, n), 2), "at": times})
+    frame = pl.DataFrame(
+        {"user": [f"user-{i}" for i in rng.integers(0, entities, n)], "amount": np.round(rng.lognormal(3, 1, n), 2), "at": times}
+    )
     frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC"))).write_parquet(root / "log" / "a.parquet")
     env = Environment.load(root)
     applied = env.apply()
@@ -56,7 +58,18 @@ def prepare(root: Path, entities: int = 1000, per_day: int = 20, days: int = 40)
     bundles = applied.of_source("events")
     compactor = Compactor(env.online, {b.bundle.id: b.bundle for b in bundles}, {}, env.project.slack)
     ingest = PartitionIngest(
-        source, 0, env.log(source), env.decoder(source), env.online, env.offline, bundles, applied.shards, env.project.slack, time.time_ns, noted=compactor.note, archive_seconds=0
+        source,
+        0,
+        env.log(source),
+        env.decoder(source),
+        env.online,
+        env.offline,
+        bundles,
+        applied.shards,
+        env.project.slack,
+        time.time_ns,
+        noted=compactor.note,
+        archive_seconds=0,
     )
     ingest.restore()
     published = False
@@ -85,6 +98,7 @@ def p50(call: Callable[[], Any], seconds: float = 2.0) -> float:
 
 
 def main() -> None:
+    """Measure, and print one line for each number of entities."""
     with tempfile.TemporaryDirectory() as folder:
         at = prepare(Path(folder))
         store = tm.FeatureStore(folder)
@@ -99,7 +113,9 @@ def main() -> None:
             stored = sum(len(c.published) + len(c.tail) for c in found if c is not None)
             floor = p50(lambda c=cells, s=slots: store.env.online.read(c, s))
             ours = p50(lambda size=size: store.get_online_features("model", rows[:size] if size > 1 else [rows[rng.integers(100)]], at=at))
-            print(f"{size:>4} entities, 25 features, {stored / size / 1024:.1f} KiB each: {ours:8.0f} us p50; the store's read alone: {floor:8.0f} us")
+            print(
+                f"{size:>4} entities, 25 features, {stored / size / 1024:.1f} KiB each: {ours:8.0f} us p50; the store's read alone: {floor:8.0f} us"
+            )
 
 
 if __name__ == "__main__":

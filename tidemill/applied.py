@@ -13,6 +13,7 @@ from typing import Any
 
 from tidemill.aggregations import Aggregation, aggregation_from_spec
 from tidemill.definitions import Definitions, Feature, FeatureView, Source
+from tidemill.definitions.source import str_of_type, type_of_str
 from tidemill.errors import NotAppliedError, StoreVersionError
 from tidemill.kernel.bundle import Bundle, Reader
 from tidemill.kernel.table import RECORD_VERSION
@@ -33,7 +34,12 @@ class AppliedBundle:
     history: bool
 
     def spec(self) -> Spec:
-        return {"id": self.bundle.id, "aggregations": [a.spec() for a in self.bundle.aggregations], "history": self.history}
+        return {
+            "id": self.bundle.id,
+            "aggregations": [a.spec() for a in self.bundle.aggregations],
+            "schema": {c: str_of_type(k) for c, k in self.bundle.schema.items()},  # a kept bundle may be older than the view's schema
+            "history": self.history,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +111,33 @@ class Applied:
     def from_spec(cls, version: int, spec: Mapping[str, Any]) -> Applied:
         """One version of the registry. Raises `StoreVersionError` for one that a newer tidemill wrote."""
         if spec.get("format") != FORMAT:
-            raise StoreVersionError(f"the registry has format {spec.get('format')!r}, and this tidemill reads {FORMAT}: use the version that wrote it")
+            raise StoreVersionError(
+                f"the registry has format {spec.get('format')!r}, and this tidemill reads {FORMAT}: use the version that wrote it"
+            )
         views = {}
         for name, entry in spec["views"].items():
             view = FeatureView.from_spec(entry["definition"])
-            bundles = tuple(_compiled(view, [aggregation_from_spec(a) for a in b["aggregations"]], b["history"], b["id"]) for b in entry["bundles"])
+            bundles = [_compiled(view, [aggregation_from_spec(a) for a in b["aggregations"]], b["history"], b) for b in entry["bundles"]]
             views[name] = AppliedView(view, _serving(view, bundles))
         return cls(version, spec["shards"], views, spec["services"])
 
 
-def _compiled(view: FeatureView, aggregations: Sequence[Aggregation], history: bool, id: str = "") -> AppliedBundle:
+def _compiled(view: FeatureView, aggregations: Sequence[Aggregation], history: bool, kept: Spec | None = None) -> AppliedBundle:
+    """A new bundle of a view, or (`kept`: its spec) one that the registry has."""
+    name = "" if kept is None else kept["id"]
     bundle = Bundle(
-        id,
-        schema=view.source.schema,
+        name,
+        schema=view.source.schema if kept is None else {c: type_of_str(k) for c, k in kept["schema"].items()},
         event_id=view.source.event_id,
         keys=view.entity.keys,
         where=view.where,
         aggregations=aggregations,
     )
-    if not id:
-        state = [RECORD_VERSION, view.name, view.basis, [t.key for t in bundle.tables], sorted(([w.length or 0, w.hop] for w in bundle.windows))]
-        return _compiled(view, aggregations, history, f"{view.name}-{digest(state)}")
+    if kept is None:
+        windows = sorted([w.length or 0, w.hop] for w in bundle.windows)
+        state = [RECORD_VERSION, view.name, view.basis, [t.key for t in bundle.tables], windows]
+        made = AppliedBundle(bundle, view.name, view.source.name, history)
+        return _compiled(view, aggregations, history, {**made.spec(), "id": f"{view.name}-{digest(state)}"})
     return AppliedBundle(bundle, view.name, view.source.name, history)
 
 

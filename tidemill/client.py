@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 
 from tidemill.applied import Applied, Stored
-from tidemill.definitions import FeatureRef, FeatureSet, OnDemand, resolve_features
+from tidemill.definitions import FeatureRef, FeatureSet, FeatureView, OnDemand, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.entities import entity_key
 from tidemill.environment import Environment
-from tidemill.errors import HorizonError, RequestError
+from tidemill.errors import HorizonError, NotAppliedError, RequestError
 from tidemill.kernel.bundle import Bundle
 from tidemill.kernel.table import OVERFLOW
 from tidemill.online.base import Cell, CellId, Heartbeat, SlotId, SlotState
@@ -91,7 +91,9 @@ class AsOf:
     @property
     def time(self) -> dt.datetime | None:
         """The instant (aware, UTC) through which every partition of every source read is known to be applied; None when nothing is."""
-        known = min((through(s, self._beats[a.plan.source]) for a in self._answers for states in a.slots for s in states), default=BEGINNING)
+        known = min(
+            (through(s, self._beats[a.plan.source]) for a in self._answers for states in a.slots for s in states), default=BEGINNING
+        )
         return from_micros(known) if known > BEGINNING else None
 
     def positions(self, view: str, row: int = 0) -> dict[int, int]:
@@ -170,8 +172,8 @@ class FeatureStore:
     ) -> OnlineFeatures:
         """The features of some entities as of now, or as of `at` (UTC; a naive instant is read as UTC).
 
-        `features`: a service (its name, or itself), or a list of `view:feature`, views and on-demand features. `entity_rows`: dicts with the
-        key columns of every view read, and the request columns; a frame does too. Row order is kept; rows may repeat.
+        `features`: a service (its name, or itself), or a list of `view:feature`, views and on-demand features. `entity_rows`: dicts
+        with the key columns of every view read, and the request columns; a frame does too. Row order is kept; rows may repeat.
 
         Raises `NotFoundError`, `NotAppliedError`, `RequestError` (a key that is missing, null or of another type), `HorizonError` (an
         instant that the store has compacted past), `StoreUnavailableError`.
@@ -187,7 +189,9 @@ class FeatureStore:
         for output in plan.wanted.outputs:
             if isinstance(output, OnDemand):
                 columns[output.column] = _on_demand(output, stored, rows)
-                shown[output.column] = [_worst(s) for s in zip(*(status[r.column] for r in output.refs), strict=True)] if output.refs else [OK] * len(rows)
+                shown[output.column] = (
+                    [_worst(s) for s in zip(*(status[r.column] for r in output.refs), strict=True)] if output.refs else [OK] * len(rows)
+                )
             else:
                 columns[output.column] = stored[output.column]
                 shown[output.column] = status[output.column]
@@ -228,9 +232,10 @@ class FeatureStore:
         found, states = self.env.online.read(cells, list(slots))
         for slot, state in zip(slots, states, strict=True):
             if instant < state.horizon:
+                wanted, horizon = from_micros(instant).isoformat(), from_micros(state.horizon).isoformat()
                 raise HorizonError(
-                    f"{from_micros(instant).isoformat()} lies before the horizon of {slot.bundle} ({from_micros(state.horizon).isoformat()}): "
-                    f"the store no longer has the tiles for it. Read a later instant, or raise online.slack in tidemill.toml before streaming"
+                    f"{wanted} lies before the horizon of {slot.bundle} ({horizon}): the store no longer has the tiles for it. "
+                    f"Read a later instant, or raise online.slack in tidemill.toml before streaming"
                 )
         return [self._evaluate(*b, found, {s: states[i] for s, i in slots.items()}, instant) for b in begun]
 
@@ -321,7 +326,7 @@ def through(state: SlotState, beats: Mapping[int, Heartbeat]) -> int:
 
 
 def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
-    view = applied.view(name)
+    view, defined = applied.view(name), wanted.views[name]
     bundles: list[Bundle] = []
     tables: list[set[int]] = []
     features = []
@@ -329,6 +334,8 @@ def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
         if ref.view != name:
             continue
         stored = view.stored(ref.feature)
+        if not _same(defined, view.view, ref.feature):
+            raise NotAppliedError(f"{ref} is defined differently from what is applied: run `tidemill apply`, or undo the change")
         if stored.bundle not in bundles:
             bundles.append(stored.bundle)
             tables.append({0})
@@ -346,6 +353,15 @@ def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
         tuple(tuple(sorted(t)) for t in tables),
         tuple(features),
     )
+
+
+def _same(defined: FeatureView, applied: FeatureView, feature: str) -> bool:
+    """Whether a feature still means what it meant when it was applied. Names and the order of windows mean nothing."""
+    mine, theirs = defined.features[feature], applied.features[feature]
+    if mine == theirs and defined.source == applied.source:
+        return True
+    narrowed = [v.aggregation_digest(f.aggregation.with_windows([f.window])) for v, f in ((defined, mine), (applied, theirs))]
+    return narrowed[0] == narrowed[1]
 
 
 def _rows(entity_rows: Any) -> list[Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from tidemill.offline.index import StoredFileIndex
 from tidemill.offline.registry import Registry
 from tidemill.offline.store import OfflineStore
 from tidemill.online import open_online_store
-from tidemill.online.base import OnlineStore
+from tidemill.online.base import OnlineStore, SlotId, SlotState
 
 
 @dataclass
@@ -74,12 +75,32 @@ class Environment:
         return apply_definitions(self.definitions, before, configured, archived)
 
     def apply(self) -> Applied:
-        """Write the definitions to the registry, unless they are there already. Raises `StoreError` if someone else just did."""
+        """Write the definitions to the registry, unless they are there already. Raises `StoreError` if someone else just did.
+
+        A bundle that comes back after it was retired begins anew: what the store still had of it may be long out of date.
+        """
         before, after = self.applied(), self.planned()
         if before.version and before.spec() == after.spec():
             return before
+        Applied.from_spec(after.version, after.spec())  # what could not be read back must not be committed
+        kept = {b.bundle.id for b in before.bundles}
+        self.forget([b.bundle.id for b in after.bundles if b.bundle.id not in kept], after.shards)
         self.registry.commit(after.spec(), expect=before.version)
         return self.applied()
+
+    def forget(self, bundles: Iterable[str], shards: int) -> int:
+        """Remove what the online store has of these bundles; how many slots held anything."""
+        slots = [SlotId(b, s) for b in bundles for s in range(shards)]
+        held = [slot for slot, state in zip(slots, self.online.slots(slots), strict=True) if state != SlotState()]
+        for slot in held:
+            self.online.reset(slot)
+        return len(held)
+
+    def retired(self) -> list[str]:
+        """Bundles of earlier versions of the registry that answer no feature any more."""
+        now = {b.bundle.id for b in self.applied().bundles}
+        then = {b["id"] for _, spec in self.registry.history() for v in spec["views"].values() for b in v["bundles"]}
+        return sorted(then - now)
 
     def log(self, source: Source) -> Log:
         """A source's log. Raises `LogError`."""
@@ -92,7 +113,9 @@ class Environment:
     @staticmethod
     def decoder(source: Source) -> Decoder:
         """What makes columns of a source's records."""
-        return Decoder(source.schema, timestamp=source.timestamp, event_id=source.event_id, arrival=source.arrival, max_ahead=source.max_ahead)
+        return Decoder(
+            source.schema, timestamp=source.timestamp, event_id=source.event_id, arrival=source.arrival, max_ahead=source.max_ahead
+        )
 
     def path(self, *parts: str) -> Path:
         """A path below the project's directory."""

@@ -64,7 +64,12 @@ def touched(bundle: Bundle, partials: Partials, version: Version, above: int) ->
 
 
 def publish(
-    store: OnlineStore, bundle: Bundle, partials: Partials, version: Version, shards: int, progress: Callable[[int, int], None] | None = None
+    store: OnlineStore,
+    bundle: Bundle,
+    partials: Partials,
+    version: Version,
+    shards: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Publish every entity that segments touched since the last complete publish. Returns how many values were raised.
 
@@ -102,7 +107,9 @@ def _publish_step(store: OnlineStore, values: Published, shard: int, entities: S
     raise RuntimeError(f"{len(left)} entities of {slot} changed during {_ATTEMPTS} attempts to publish them")
 
 
-def rebuild(store: OnlineStore, bundle: Bundle, partials: Partials, version: Version, shard: int, shards: int, values: Published | None = None) -> bool:
+def rebuild(
+    store: OnlineStore, bundle: Bundle, partials: Partials, version: Version, shard: int, shards: int, values: Published | None = None
+) -> bool:
     """Fill an empty slot from a version, so that the stream can go on from its cut. False if somebody else is doing it, or did.
 
     A chain of compare-and-sets: the slot's cursor says how far it is, and whoever goes on with it does the same steps. The positions

@@ -53,12 +53,16 @@ def brute_force(
     """
     end = to_micros(t)
     begin = window_start(end, window)
-    counts = passes or (_filter(aggregation.where, schema) if aggregation.where else lambda event: True)
+    counts = passes or (_filter(aggregation.where, schema) if aggregation.where else lambda _: True)
     inside = [e for e in events if begin <= to_micros(e[timestamp]) < end and counts(e)]
     if aggregation.column is None:
         return len(inside)
     kind = schema[aggregation.column].name
-    rows = [(to_micros(e[timestamp]), e.get(event_id) if event_id else None, plain) for e in inside if (plain := _plain(e[aggregation.column])) is not None]
+    rows = [
+        (to_micros(e[timestamp]), e.get(event_id) if event_id else None, plain)
+        for e in inside
+        if (plain := _plain(e[aggregation.column])) is not None
+    ]
     values = [value for _, _, value in rows]
     ordered = sorted(rows, key=lambda r: (r[0], r[1] is not None, r[1] if r[1] is not None else 0, r[2]))
     n = len(values)
@@ -159,7 +163,12 @@ def _filter(where: str, schema: Mapping[str, ColumnType]) -> Callable[[Event], b
     mask = Filter(where)
 
     def passes(event: Event) -> bool:
-        frame = pl.DataFrame({c: pl.Series([event.get(c)], dtype=pl.Int64 if k.name == "timestamp" and isinstance(event.get(c), int) else k.polars) for c, k in schema.items()})
+        frame = pl.DataFrame(
+            {
+                c: pl.Series([event.get(c)], dtype=pl.Int64 if k.name == "timestamp" and isinstance(event.get(c), int) else k.polars)
+                for c, k in schema.items()
+            }
+        )
         frame = frame.with_columns(pl.col(c).cast(pl.Datetime("us", "UTC")) for c, k in schema.items() if k.name == "timestamp")
         return bool(frame.select(mask.mask(frame)).item())
 

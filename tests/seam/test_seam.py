@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 import tempfile
@@ -43,11 +42,16 @@ from tidemill.testing import brute_force
 from tidemill.times import DAY, HOUR, MINUTE, SECOND
 from tidemill.types import Timestamp
 
+#: A file system in memory, where there is one.
+_MEMORY = "/dev/shm"
 SHARDS, SLACK, MAX_AHEAD = 2, 6 * SECOND, 40 * MINUTE
 START = 20_000 * DAY
 KEYS = ["a", "", "ü\U0001f600", "b" * 40]
 SCHEMA = {"id": int, "k": str, "x": float, "n": int, "s": str, "b": bool, "at": Timestamp("us")}
-FILTERS = {"x > 0": lambda e: _number(e.get("x")) is not None and e["x"] > 0, "n % 2 = 0": lambda e: e.get("n") is not None and e["n"] % 2 == 0}
+FILTERS = {
+    "x > 0": lambda e: _number(e.get("x")) is not None and e["x"] > 0,
+    "n % 2 = 0": lambda e: e.get("n") is not None and e["n"] % 2 == 0,
+}
 WINDOWS = ["1m", "90s", "1h", "6h", "1d", "30d", "lifetime"]
 
 
@@ -61,7 +65,11 @@ def aggregations(draw: Any, name: str) -> Any:
     where = draw(st.sampled_from([None, None, *FILTERS]))
     hop = draw(st.sampled_from([None, None, None, "1s", "1us"]))
     options = {"windows": windows, "where": where, "name": name, "hop": hop}
-    make = draw(st.sampled_from(["count", "sum", "mean", "min", "max", "variance", "stddev", "first", "last", "last_n", "quantile", "approx_count_distinct"]))
+    make = draw(
+        st.sampled_from(
+            ["count", "sum", "mean", "min", "max", "variance", "stddev", "first", "last", "last_n", "quantile", "approx_count_distinct"]
+        )
+    )
     if make == "count":
         return tm.count(**options)
     takes = ["x", "n", "b"] if make in ("sum", "mean", "variance", "stddev", "quantile") else ["x", "n", "b", "s", "at"]
@@ -80,7 +88,9 @@ VALUES = st.fixed_dictionaries(
         "x": st.one_of(
             st.none(),
             st.floats(-1e6, 1e6),
-            st.sampled_from([float("nan"), -0.0, 0.0, 2.0**64 - 2048, -(2.0**64) + 2048, 2.0**64, float("inf"), 2.0**-61, 5e-324, 0.1, 1e8 + 0.1, 3]),
+            st.sampled_from(
+                [float("nan"), -0.0, 0.0, 2.0**64 - 2048, -(2.0**64) + 2048, 2.0**64, float("inf"), 2.0**-61, 5e-324, 0.1, 1e8 + 0.1, 3]
+            ),
         ),
         "n": st.one_of(st.none(), st.integers(-5, 5), st.sampled_from([2**63 - 1, -(2**63)])),
         "s": st.sampled_from([None, "", "a", "é", "\U0001f600", "\ue000"]),
@@ -123,7 +133,7 @@ class Seam(RuleBasedStateMachine):
 
     @initialize(first=st.data(), where=st.sampled_from([None, None, *FILTERS]), rows=st.integers(1, 7))
     def begin(self, first: Any, where: str | None, rows: int) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="seam-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+        self.folder = Path(tempfile.mkdtemp(prefix="seam-", dir=_MEMORY if Path(_MEMORY).is_dir() else None))
         self.now, self.rows, self.where = START, rows, where
         self.log = MemoryLog()
         self.source = tm.Source("log", schema=SCHEMA, timestamp="at", event_id="id", topic="log", max_ahead="40m")
@@ -132,7 +142,7 @@ class Seam(RuleBasedStateMachine):
         self.store = RewindableSqlite(self.folder / "online.db") if self.sqlite else RewindableMemory()
         self.online = Interrupted(self.store, ONLINE_STEPS)
         self.offline = Interrupted(OfflineStore.open(str(self.folder / "offline"), base=self.folder), OFFLINE_STEPS)
-        self.applied = NOTHING_APPLIED
+        self.applied, self.retired = NOTHING_APPLIED, set()
         self.env = self._environment()
         self.define()
         self.workers: dict[tuple[int, int], PartitionIngest] = {}
@@ -146,6 +156,7 @@ class Seam(RuleBasedStateMachine):
         env = Environment(project)
         env.__dict__.update(online=self.online, offline=self.offline)
         env.applied = lambda: self.applied  # type: ignore[method-assign]
+        env.retired = lambda: sorted(self.retired)  # type: ignore[method-assign]
         return env
 
     def define(self) -> None:
@@ -154,7 +165,11 @@ class Seam(RuleBasedStateMachine):
         self.definitions = Definitions.collect([view])
         archived = {"log"} if partitions(self.offline, "log") else set()
         applied = apply_definitions(self.definitions, self.applied, SHARDS, archived)
+        before = {b.bundle.id for b in self.applied.bundles}
         self.applied = Applied.from_spec(applied.version, json.loads(json.dumps(applied.spec())))
+        after = {b.bundle.id for b in self.applied.bundles}
+        self.retired = (self.retired | before) - after
+        self.env.forget(after - before, SHARDS)
         self.env.__dict__["definitions"] = self.definitions
 
     @property
@@ -309,7 +324,16 @@ class Seam(RuleBasedStateMachine):
         """Others act between two calls of one job: of a publish, a compaction or a rebuild."""
 
         def others() -> None:
-            for name in (("run",), ("apply",), ("compact",), ("batch",), ("rollback",), ("lose",), ("poll", "apply"), ("snapshot", "run", "rollback"))[n]:
+            for name in (
+                ("run",),
+                ("apply",),
+                ("compact",),
+                ("batch",),
+                ("rollback",),
+                ("lose",),
+                ("poll", "apply"),
+                ("snapshot", "run", "rollback"),
+            )[n]:
                 getattr(self, f"do_{name}")(1 - i, p, n)
 
         self.online.between = others
@@ -403,9 +427,13 @@ class Seam(RuleBasedStateMachine):
                     continue
                 known = self.events(_highest(state.positions, cells))
                 passes = FILTERS.get(feature.aggregation.where or "")
-                want = brute_force(feature.aggregation, feature.window, known.get(key, []), at, schema=schema, timestamp="at", event_id="id", passes=passes)
+                want = brute_force(
+                    feature.aggregation, feature.window, known.get(key, []), at, schema=schema, timestamp="at", event_id="id", passes=passes
+                )
                 expected = None if want is OVERFLOW else want
-                assert (got, type(got)) == (expected, type(expected)), f"{name} of {key!r} at {at}: got {got!r}, want {want!r}; {feature}; {state}"
+                assert (got, type(got)) == (expected, type(expected)), (
+                    f"{name} of {key!r} at {at}: got {got!r}, want {want!r}; {feature}; {state}"
+                )
                 assert (status == "overflow") == (want is OVERFLOW)
 
     def teardown(self) -> None:
@@ -422,7 +450,9 @@ class Seam(RuleBasedStateMachine):
             for slot, _ in self.slots():
                 (state,) = self.online.slots([slot])
                 assert state.cursor is None
-                assert {p: o for p, o in state.positions.items() if o} == {p: len(r) for p, r in self.log.records.items() if r}, f"{slot} is stuck"
+                assert {p: o for p, o in state.positions.items() if o} == {p: len(r) for p, r in self.log.records.items() if r}, (
+                    f"{slot} is stuck"
+                )
             for p, records in self.log.records.items():
                 assert archived_end(self.offline, "log", p) == len(records), "the archive has a hole"
             for _ in range(2):

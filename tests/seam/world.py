@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from tests.online.model_store import MemoryStore
 from tidemill.errors import LogTruncatedError
 from tidemill.logs.base import RecordBatch
 from tidemill.online.base import SlotId
 from tidemill.online.sqlite import SqliteStore
-
-from tests.online.model_store import MemoryStore
 
 
 class Crash(BaseException):
@@ -136,7 +135,9 @@ class RewindableSqlite(SqliteStore):
         with self._connections.reading() as db:
             state = db.execute("select * from slot where bundle = ? and shard = ?", slot).fetchall()
             cells = db.execute(f"select * from cell where {self._of(tables)}", (slot.shard, *tables)).fetchall()
-            published = db.execute(f"select * from published where cell in (select id from cell where {self._of(tables)})", (slot.shard, *tables)).fetchall()
+            published = db.execute(
+                f"select * from published where cell in (select id from cell where {self._of(tables)})", (slot.shard, *tables)
+            ).fetchall()
         return state, cells, published
 
     def put_back(self, slot: SlotId, tables: list[int], snapshot: Any) -> None:

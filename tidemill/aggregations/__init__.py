@@ -43,7 +43,8 @@ __all__ = [
 Duration = str | dt.timedelta
 
 _BY_FUNCTION: dict[str, type[Aggregation]] = {
-    c.function: c for c in (CountOf, SumOf, MeanOf, VarianceOf, StddevOf, MinOf, MaxOf, FirstOf, LastOf, LastN, Quantile, ApproxCountDistinct)
+    c.function: c
+    for c in (CountOf, SumOf, MeanOf, VarianceOf, StddevOf, MinOf, MaxOf, FirstOf, LastOf, LastN, Quantile, ApproxCountDistinct)
 }
 
 
@@ -58,46 +59,70 @@ def count(*, windows: Sequence[Duration], where: str | None = None, name: str | 
     return CountOf(windows=_windows(windows, hop), where=where, name=name)
 
 
-def sum(column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None) -> Aggregation:
+def sum(
+    column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None
+) -> Aggregation:
     """The exact sum: an integer of integers and booleans, a float of floats. Of nothing: 0."""
     return SumOf(column=column, windows=_windows(windows, hop), where=where, name=name)
 
 
-def mean(column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None) -> Aggregation:
+def mean(
+    column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None
+) -> Aggregation:
     """The mean, correctly rounded. Of nothing: null."""
     return MeanOf(column=column, windows=_windows(windows, hop), where=where, name=name)
 
 
 def variance(
-    column: str, *, windows: Sequence[Duration], population: bool = False, where: str | None = None, name: str | None = None, hop: Duration | None = None
+    column: str,
+    *,
+    windows: Sequence[Duration],
+    population: bool = False,
+    where: str | None = None,
+    name: str | None = None,
+    hop: Duration | None = None,
 ) -> Aggregation:
     """The sample variance (`population=True`: the population's, named `variance_pop`). Of fewer than two (one) values: null."""
     return VarianceOf(column=column, windows=_windows(windows, hop), where=where, name=name, population=population)
 
 
 def stddev(
-    column: str, *, windows: Sequence[Duration], population: bool = False, where: str | None = None, name: str | None = None, hop: Duration | None = None
+    column: str,
+    *,
+    windows: Sequence[Duration],
+    population: bool = False,
+    where: str | None = None,
+    name: str | None = None,
+    hop: Duration | None = None,
 ) -> Aggregation:
     """The sample standard deviation (`population=True`: the population's, named `stddev_pop`). Of fewer than two (one) values: null."""
     return StddevOf(column=column, windows=_windows(windows, hop), where=where, name=name, population=population)
 
 
-def min(column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None) -> Aggregation:
+def min(
+    column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None
+) -> Aggregation:
     """The smallest value: of numbers, booleans, instants or text. Of nothing: null."""
     return MinOf(column=column, windows=_windows(windows, hop), where=where, name=name)
 
 
-def max(column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None) -> Aggregation:
+def max(
+    column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None
+) -> Aggregation:
     """The largest value: of numbers, booleans, instants or text. Of nothing: null."""
     return MaxOf(column=column, windows=_windows(windows, hop), where=where, name=name)
 
 
-def first(column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None) -> Aggregation:
+def first(
+    column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None
+) -> Aggregation:
     """The earliest non-null value, by (event time, event id, value). Of nothing: null."""
     return FirstOf(column=column, windows=_windows(windows, hop), where=where, name=name)
 
 
-def last(column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None) -> Aggregation:
+def last(
+    column: str, *, windows: Sequence[Duration], where: str | None = None, name: str | None = None, hop: Duration | None = None
+) -> Aggregation:
     """The latest non-null value, by (event time, event id, value). Of nothing: null."""
     return LastOf(column=column, windows=_windows(windows, hop), where=where, name=name)
 

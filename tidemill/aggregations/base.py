@@ -92,9 +92,13 @@ class Aggregation(ABC):
         assert self.column is not None
         found = schema.get(self.column)
         if found is None:
-            raise DefinitionError(f"{self.function}({self.column!r}): the source has no column {self.column!r}; it has {', '.join(sorted(schema))}")
+            raise DefinitionError(
+                f"{self.function}({self.column!r}): the source has no column {self.column!r}; it has {', '.join(sorted(schema))}"
+            )
         if found.name not in self.takes:
-            raise DefinitionError(f"{self.function}({self.column!r}): the column is {found}, and {self.function} takes {', '.join(self.takes)}")
+            raise DefinitionError(
+                f"{self.function}({self.column!r}): the column is {found}, and {self.function} takes {', '.join(self.takes)}"
+            )
         return found
 
     @abstractmethod
@@ -108,7 +112,14 @@ class Aggregation(ABC):
     def spec(self) -> dict[str, Any]:
         """What the registry keeps; `aggregation_from_spec` reads it back."""
         windows = [[w.length, w.hop] for w in self.windows]
-        return {"function": self.function, "column": self.column, "where": self.where, "name": self.name, "windows": windows, **self.options()}
+        return {
+            "function": self.function,
+            "column": self.column,
+            "where": self.where,
+            "name": self.name,
+            "windows": windows,
+            **self.options(),
+        }
 
     def with_windows(self, windows: Sequence[Window]) -> Aggregation:
         """The same aggregation over other windows."""

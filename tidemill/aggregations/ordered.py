@@ -17,7 +17,8 @@ _MOST = 1000
 
 def shown(kind: ColumnType) -> Callable[[Any], Any]:
     """From a stored value to what users see: instants as aware datetimes (UTC), booleans as such."""
-    return {"timestamp": from_micros, "bool": bool}.get(kind.name, lambda value: value)
+    known: dict[str, Callable[[Any], Any]] = {"timestamp": from_micros, "bool": bool}
+    return known.get(kind.name, lambda value: value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,4 +75,6 @@ class LastN(Aggregation):
         def read(states: Any, window: int) -> list[Any]:
             return [[show(v) for v in row[window]] or None for row in states]
 
-        return Compiled(kind, table=EntriesTable(self.column or "", kind, self.where, Order(self.n, last=True), event_id), read=read, listed=True)
+        return Compiled(
+            kind, table=EntriesTable(self.column or "", kind, self.where, Order(self.n, last=True), event_id), read=read, listed=True
+        )

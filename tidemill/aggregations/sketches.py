@@ -25,7 +25,7 @@ class Quantile(Aggregation):
         super().__post_init__()
         number = isinstance(self.q, (int, float)) and not isinstance(self.q, bool)
         if not number or not 0 <= self.q <= 1 or (self.fraction * 10**6).denominator != 1:
-            raise DefinitionError(f"quantile({self.column!r}, {self.q!r}): q is from 0 to 1, with at most six decimals, such as 0.9 or 0.999")
+            raise DefinitionError(f"quantile({self.column!r}, {self.q!r}): q is from 0 to 1, with at most six decimals, such as 0.9")
 
     @property
     def suffix(self) -> str:
@@ -35,7 +35,7 @@ class Quantile(Aggregation):
 
     @property
     def fraction(self) -> Fraction:
-        """q as it was written, not as the nearest float."""
+        """The q as it was written, not as the nearest float."""
         return Fraction(str(float(self.q)))
 
     def options(self) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class Bundle:
         self.table_ids: list[int] = [stable_id([id, t.key]) for t in self.tables]
         texts = [a.where for a in aggregations] + [where]
         self._filters = {text: Filter(text) for text in texts if text is not None}
+        #: The columns that its state depends on.
+        self.reads = {*keys, *(a.column for a in aggregations if a.column is not None)}
+        self.reads.update(c for f in self._filters.values() for c in f.columns(schema))
         self._masks = {a.where for a in aggregations if a.where is not None}
         self._readers: dict[Aggregation, tuple[int, Callable[[Any, int], Values]]] = {}
         for aggregation in aggregations:
@@ -76,12 +79,11 @@ class Bundle:
 
         It may be an aggregation of its own, or another one that needs no other state.
         """
+        if event_id != self.event_id or any(schema.get(column) != self.schema[column] for column in self.reads):
+            return False  # it could not be folded any more, be it for a feature that is not even wanted now
         compiled = aggregation.compile(schema, event_id)
         held = compiled.table in self.tables if compiled.table is not None else set(compiled.parts) <= set(self.fixed.parts)
-        if not held or window not in self.windows:
-            return False
-        read = Filter(aggregation.where).columns(schema) if aggregation.where is not None else ()
-        return all(self.schema.get(column) == schema[column] for column in read)  # `a / b > 2` means something else over other types
+        return held and window in self.windows
 
     def serve(self, aggregation: Aggregation) -> None:
         """Make `evaluate` answer an aggregation that the bundle covers."""
@@ -117,7 +119,9 @@ class Bundle:
             for i in flags.arg_true().to_list():
                 row = events.row(i, named=True)
                 missing = [k for k in self.keys if row[k] is None]
-                reason = f"null key {', '.join(missing)}" if missing else f"key {', '.join(self.keys)} longer than {MAX_KEY_BYTES // 2} bytes"
+                reason = (
+                    f"null key {', '.join(missing)}" if missing else f"key {', '.join(self.keys)} longer than {MAX_KEY_BYTES // 2} bytes"
+                )
                 rejected.append(Rejected(index[i], reason))
             events = events.filter(~flags)
         return events, rejected

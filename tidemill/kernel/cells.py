@@ -61,7 +61,9 @@ class CellTable(Table[Int64s]):
             valid &= masks[self.where]
         rows = events.filter(valid)
         cell, value = self.cells(rows[self.column])
-        return self.merge(rows.select(by).hstack([pl.Series(self.cell[0], cell, dtype=pl.Int32), pl.Series(self.value, value, dtype=pl.Int64)]), by)
+        return self.merge(
+            rows.select(by).hstack([pl.Series(self.cell[0], cell, dtype=pl.Int32), pl.Series(self.value, value, dtype=pl.Int64)]), by
+        )
 
     def pack(self, frame: pl.DataFrame) -> Int64s:
         cell = frame[self.cell[0]].cast(pl.Int64).to_numpy()
@@ -101,7 +103,7 @@ class CellTable(Table[Int64s]):
 
     def dense(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> list[tuple[Int64s, npt.NDArray[Any]]]:
         """Slices of entities: (cell numbers ascending, values (entities, windows, cells)), each record only in its own window."""
-        chunks, index = np.unique(body[:, 0], return_inverse=True)
+        chunks, index = _numbered(body[:, 0])
         cells = (chunks[:, None] * self.lanes + np.arange(self.lanes)).reshape(-1)
         step = max(1, _DENSE_CELLS // max(1, len(cells) * windows))
         out = []
@@ -119,6 +121,16 @@ class CellTable(Table[Int64s]):
     @abstractmethod
     def scattered(self, lanes: npt.NDArray[Any], place: Int64s, size: int) -> npt.NDArray[Any]:
         """Rows (n, lanes) merged into `size` rows, each at its place; shape (size, lanes)."""
+
+
+def _numbered(chunks: Int64s) -> tuple[Int64s, Int64s]:
+    """Chunks ascending, at least one, and the place of each record's chunk among them. Where they lie close, all between them too."""
+    if len(chunks) == 0:
+        return np.zeros(1, dtype=np.int64), chunks
+    low, high = int(chunks.min()), int(chunks.max())
+    if high - low < 2 * len(chunks):  # a few empty ones cost less than sorting
+        return np.arange(low, high + 1), chunks - low
+    return np.unique(chunks, return_inverse=True)
 
 
 # ---- quantiles ------------------------------------------------------------------------------------------------------------------
@@ -173,40 +185,45 @@ class QuantileTable(CellTable):
 
     def scattered(self, lanes: npt.NDArray[Any], place: Int64s, size: int) -> npt.NDArray[Any]:
         # A count of doubles is exact below 2**53, and a bin count needs no sorting.
-        return np.stack([np.bincount(place, weights=lanes[:, i], minlength=size) for i in range(self.lanes)], axis=1).astype(np.int64)
+        cell = (place[:, None] * self.lanes + np.arange(self.lanes)).reshape(-1)
+        return np.bincount(cell, weights=lanes.reshape(-1), minlength=size * self.lanes).astype(np.int64).reshape(size, self.lanes)
 
     def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> QuantileStates:
-        return QuantileStates(self.dense(body, slot, entities, windows))
+        return QuantileStates(self.dense(body, slot, entities, windows), windows)
+
+
+Answer = float | Overflow | None
 
 
 class QuantileStates:
     """Cumulated counts per entity and window. The q-quantile is the bucket of the value of rank floor(q * (n - 1)), from 0."""
 
-    def __init__(self, slices: list[tuple[Int64s, npt.NDArray[Any]]]) -> None:
+    def __init__(self, slices: list[tuple[Int64s, npt.NDArray[Any]]], windows: int) -> None:
+        self._windows = windows
+        self._found: dict[Fraction, list[list[Answer]]] = {}
         self._slices = []
         for cells, counts in slices:
             nested = np.add.accumulate(counts[:, ::-1], axis=1)[:, ::-1]
             # A counter that is full says that the true number is at least that, however tiles were merged on the way.
-            full = nested.max(axis=2, initial=0) >= _FULL
-            self._slices.append((bucket_middles(cells), np.cumsum(nested, axis=2), full if full.any() else None))
+            self._slices.append((bucket_middles(cells), np.cumsum(nested, axis=2), nested.max(axis=2) >= _FULL))
 
-    def quantiles(self, q: Fraction, window: int) -> list[float | None | Overflow]:
+    def quantiles(self, q: Fraction, window: int) -> list[Answer]:
         """One number per entity; None of nothing; OVERFLOW where a counter was full."""
-        out: list[float | None | Overflow] = []
+        if q not in self._found:  # all windows at once: one that asks for a window asks for the others too
+            self._found[q] = self._of_all_windows(q)
+        return self._found[q][window]
+
+    def _of_all_windows(self, q: Fraction) -> list[list[Answer]]:
+        out: list[list[Answer]] = [[] for _ in range(self._windows)]
         for middles, cumulated, full in self._slices:
-            if len(middles) == 0:
-                out += [None] * len(cumulated)
-                continue
-            counts = cumulated[:, window]
-            totals = counts[:, -1]
+            totals = cumulated[:, :, -1]
             ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
-            index = np.minimum((counts <= ranks[:, None]).sum(axis=1), len(middles) - 1)
-            values: list[float | None | Overflow] = middles[index].tolist()
-            if not totals.all():
-                values = [v if n else None for v, n in zip(values, totals.tolist(), strict=True)]
-            if full is not None:
-                values = [OVERFLOW if f else v for v, f in zip(values, full[:, window].tolist(), strict=True)]
-            out += values
+            index = np.minimum((cumulated <= ranks[:, :, None]).sum(axis=2), len(middles) - 1)
+            found = middles[index].astype(object)
+            found[totals == 0] = None
+            found[full] = OVERFLOW
+            for answers, column in zip(out, found.T.tolist(), strict=True):
+                answers.extend(column)
         return out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -70,7 +71,12 @@ class EntriesTable(Table[list[Entry]]):
 
     def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         merged = frame.group_by([*by, *self.cell]).agg(pl.col("_count").sum())
-        return merged.sort(self.cell, descending=self.order.last, nulls_last=self.order.last).group_by(by, maintain_order=True).head(self.order.n).select(*by, *self.columns)
+        return (
+            merged.sort(self.cell, descending=self.order.last, nulls_last=self.order.last)
+            .group_by(by, maintain_order=True)
+            .head(self.order.n)
+            .select(*by, *self.columns)
+        )
 
     def pack(self, frame: pl.DataFrame) -> list[Entry]:
         return frame.select(self.columns).rows()
@@ -92,7 +98,7 @@ class EntriesTable(Table[list[Entry]]):
     def encode(self, records: Records[list[Entry]], count: int) -> list[bytes]:
         ends = np.searchsorted(records.entity, np.arange(count + 1)).tolist()
         lines = [_encode((s, t, *e)) + b"," for s, t, e in zip(records.span.tolist(), records.tag.tolist(), records.body, strict=True)]
-        return [b"".join(lines[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        return [b"".join(lines[a:b]) for a, b in pairwise(ends)]
 
     def take(self, body: list[Entry], rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> list[Entry]:
         index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
@@ -103,7 +109,9 @@ class EntriesTable(Table[list[Entry]]):
 
     def merge_records(self, records: Records[list[Entry]]) -> Records[list[Entry]]:
         groups: dict[tuple[int, int, int], list[Entry]] = {}
-        for key, entry in zip(zip(records.entity.tolist(), records.span.tolist(), records.tag.tolist(), strict=True), records.body, strict=True):
+        for key, entry in zip(
+            zip(records.entity.tolist(), records.span.tolist(), records.tag.tolist(), strict=True), records.body, strict=True
+        ):
             groups.setdefault(key, []).append(entry)
         keys: list[tuple[int, int, int]] = []
         body: list[Entry] = []
@@ -120,7 +128,7 @@ class EntriesTable(Table[list[Entry]]):
         for time, event_id, value, n in entries:
             counts[time, event_id, value] = counts.get((time, event_id, value), 0) + n
         ordered = sorted(counts, key=lambda e: (e[0], e[1] is not None, e[1] if e[1] is not None else 0, e[2]), reverse=self.order.last)
-        return [(*e, counts[e]) for e in ordered[: self.order.n]]  # type: ignore[misc]  # the key is an entry less its count
+        return [(*e, counts[e]) for e in ordered[: self.order.n]]
 
     def states(self, body: list[Entry], slot: Int64s, entities: int, windows: int) -> list[list[list[Any]]]:
         """The values in order, `[entity][window]`, at most `n` each."""

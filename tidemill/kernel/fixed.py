@@ -96,7 +96,7 @@ class Count(Part):
 
 
 class _Digits(Part):
-    """A sum of integers in digits; subclasses say which integers, one per event."""
+    """A sum of integers in digits: which integers, one per event, the subclasses say."""
 
     @property
     @abstractmethod
@@ -142,7 +142,7 @@ class Sum(_Digits):
 
 
 class Moment(_Digits):
-    """The exact sum on the variance's own grid: 2**-30 for floats. (Integers share `Sum`.)"""
+    """The exact sum on the variance's own grid: 2**-30 for floats. Integers share `Sum` instead."""
 
     kind = "moment"
 
@@ -185,14 +185,20 @@ class Min(Part):
 
     def prepare(self, values: pl.Series | None, valid: pl.Series | None) -> list[pl.Series | None]:
         assert values is not None
-        return [values.alias(self.name) if valid is None else values.zip_with(valid, pl.Series([None], dtype=values.dtype)).alias(self.name)]
+        return [
+            values.alias(self.name) if valid is None else values.zip_with(valid, pl.Series([None], dtype=values.dtype)).alias(self.name)
+        ]
 
     def reduce(self) -> list[pl.Expr]:
         return [pl.col(self.name).min()]
 
     def pack(self, frame: pl.DataFrame) -> Int64s:
         column = frame[self.name]
-        words = sortable(column.cast(pl.Float64).fill_null(0.0).to_numpy()) if column.dtype == pl.Float64 else column.cast(pl.Int64).fill_null(0).to_numpy()
+        words = (
+            sortable(column.cast(pl.Float64).fill_null(0.0).to_numpy())
+            if column.dtype == pl.Float64
+            else column.cast(pl.Int64).fill_null(0).to_numpy()
+        )
         return np.where(column.is_null().to_numpy(), _NOTHING, self.ordered(words)).reshape(-1, 1)
 
     def ordered(self, words: Int64s) -> Int64s:
@@ -331,9 +337,9 @@ class FixedTable(Table[Int64s]):
         if len(slot):
             order, starts = group_starts(slot)
             out[slot[order[starts]]] = self._reduce(body[order], starts)
-        out = out.reshape(entities, windows, self.words)
+        nested = out.reshape(entities, windows, self.words)
         if windows > 1:
-            np.add.accumulate(out[:, ::-1, : self.adds], axis=1, out=out[:, ::-1, : self.adds])
-            np.minimum.accumulate(out[:, ::-1, self.adds :], axis=1, out=out[:, ::-1, self.adds :])
-        states: list[list[list[int]]] = out.tolist()
+            np.add.accumulate(nested[:, ::-1, : self.adds], axis=1, out=nested[:, ::-1, : self.adds])
+            np.minimum.accumulate(nested[:, ::-1, self.adds :], axis=1, out=nested[:, ::-1, self.adds :])
+        states: list[list[list[int]]] = nested.tolist()
         return states

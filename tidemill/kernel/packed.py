@@ -30,7 +30,7 @@ def window_states(table: Table[Any], cells: Sequence[Cell | None], edges: Int64s
     if has_tails:
         first = int(entity.searchsorted(entities))  # published records come first
         _drop_held(valid, records, first, cells)
-        entity = entity % entities if entities > 1 else 0
+        entity = entity % entities
     slot = entity * windows + window
     body = records.body
     if not valid.all():

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
@@ -141,10 +142,10 @@ def group_starts(*keys: Int64s) -> tuple[Int64s, Int64s]:
 
 def split_blobs(words: Int64s, entity: Int64s, count: int) -> list[bytes]:
     """Rows of int64, sorted by entity, to one blob per entity."""
-    buffer = memoryview(np.ascontiguousarray(words).view(np.uint8).reshape(-1)) if len(words) else memoryview(b"")
+    buffer = np.ascontiguousarray(words).tobytes()
     size = words.shape[1] * 8
     ends = (np.searchsorted(entity, np.arange(count + 1)) * size).tolist()
-    return [bytes(buffer[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [buffer[a:b] for a, b in pairwise(ends)]
 
 
 def join_blobs(blobs: Sequence[bytes], width: int) -> tuple[Int64s, Int64s]:

@@ -98,7 +98,9 @@ class Partials:
         try:
             return msgspec.json.decode(data or b"", type=Version)
         except msgspec.DecodeError as error:
-            raise StoreError(f"{self._store.path(key)} is missing or damaged ({error}): restore it, or `tidemill batch --rollback`") from None
+            raise StoreError(
+                f"{self._store.path(key)} is missing or damaged ({error}): restore it, or `tidemill batch --rollback`"
+            ) from None
 
     def commit(self, version: Version) -> bool:
         """Create a version; False where it exists already, and nothing happened."""
