@@ -28,7 +28,7 @@ FEW = tuple(map(Window.parse, ("10s", "1h", "25h", "lifetime")))
 
 
 def drawn(data: st.DataObject, case: Case, ws: tuple[Window, ...] = FEW, max_size: int = 16) -> Log:
-    return data.draw(logs(event(case.schema, NOW, ws, keys=["k"], ids=["id", "sid"]), max_size=max_size), "log")
+    return data.draw(logs(event(case.schema, NOW, ws, keys=["k"], ids=["id", "sid"]), min_size=3, max_size=max_size), "log")
 
 
 def appended(view: Bundle, log: Log) -> dict[tuple[int, str], bytes]:
@@ -69,7 +69,7 @@ def test_at_every_instant_the_answer_is_brute_force(case: Case, data: st.DataObj
 
 
 @every_case
-@examples(6)
+@examples(5)
 @given(data=st.data(), rng=st.randoms(use_true_random=True))
 def test_no_weather_changes_a_bit(case: Case, data: st.DataObject, rng: Random) -> None:
     ws = data.draw(windows(), "windows")
@@ -86,7 +86,7 @@ def test_no_weather_changes_a_bit(case: Case, data: st.DataObject, rng: Random) 
 
 
 @every_case
-@examples(3)
+@examples(2)
 @given(data=st.data(), rng=st.randoms(use_true_random=True))
 def test_compaction_is_idempotent_and_may_be_done_in_pieces(case: Case, data: st.DataObject, rng: Random) -> None:
     view, log, horizon = bundle(case, FEW), drawn(data, case), data.draw(horizons(NOW), "horizon")
@@ -104,7 +104,7 @@ def test_compaction_is_idempotent_and_may_be_done_in_pieces(case: Case, data: st
 
 
 @every_case
-@examples(3)
+@examples(2)
 @given(data=st.data())
 def test_records_merge_as_frames_do(case: Case, data: st.DataObject) -> None:
     view, log, horizon = bundle(case, FEW), drawn(data, case), data.draw(horizons(NOW), "horizon")

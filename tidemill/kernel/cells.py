@@ -205,7 +205,7 @@ class QuantileStates:
         for cells, counts in slices:
             nested = np.add.accumulate(counts[:, ::-1], axis=1)[:, ::-1]
             # A counter that is full says that the true number is at least that, however tiles were merged on the way.
-            self._slices.append((bucket_middles(cells), np.cumsum(nested, axis=2), nested.max(axis=2) >= _FULL))
+            self._slices.append((cells, np.cumsum(nested, axis=2), nested.max(axis=2) >= _FULL))
 
     def quantiles(self, q: Fraction, window: int) -> list[Answer]:
         """One number per entity; None of nothing; OVERFLOW where a counter was full."""
@@ -215,11 +215,11 @@ class QuantileStates:
 
     def _of_all_windows(self, q: Fraction) -> list[list[Answer]]:
         out: list[list[Answer]] = [[] for _ in range(self._windows)]
-        for middles, cumulated, full in self._slices:
+        for cells, cumulated, full in self._slices:
             totals = cumulated[:, :, -1]
             ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
-            index = np.minimum((cumulated <= ranks[:, :, None]).sum(axis=2), len(middles) - 1)
-            found = middles[index].astype(object)
+            index = np.minimum((cumulated <= ranks[:, :, None]).sum(axis=2), len(cells) - 1)
+            found = bucket_middles(cells[index]).astype(object)
             found[totals == 0] = None
             found[full] = OVERFLOW
             for answers, column in zip(out, found.T.tolist(), strict=True):
