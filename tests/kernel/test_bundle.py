@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import tidemill.aggregations as ta
 from tests.strategies import NOW, Event, decoded, event, examples, identical
 from tidemill.entities import MAX_KEY_BYTES, entity_key
+from tidemill.errors import DefinitionError
 from tidemill.kernel.bundle import Bundle, Rejected
 from tidemill.online.base import Cell
 from tidemill.stable import shard_of
@@ -68,6 +69,12 @@ def test_a_key_may_have_any_name(column: str) -> None:
     view = bundle([column], schema={**SCHEMA, column: ColumnType("int")})
     events, _ = view.select(decoded([row(**{column: 7})], view.schema))
     assert {name for _, name, _ in view.deltas(events, NOW, 0, 1)[0]} == {"7"}
+
+
+@pytest.mark.parametrize("column", ["count", "x_count", "x_sum", "x_sum_d0"])
+def test_a_key_with_the_name_of_a_column_of_the_partials_is_refused(column: str) -> None:
+    with pytest.raises(DefinitionError, match=f"key '{column}'"):
+        bundle([column], schema={**SCHEMA, column: ColumnType("int")})
 
 
 def test_no_events_are_no_deltas() -> None:

@@ -18,6 +18,7 @@ from tidemill import blocks
 from tidemill.aggregations.base import Aggregation
 from tidemill.definitions.expressions import Filter
 from tidemill.entities import MAX_KEY_BYTES, key_expr
+from tidemill.errors import DefinitionError
 from tidemill.kernel.fixed import Count, FixedTable
 from tidemill.kernel.packed import window_states
 from tidemill.kernel.table import SPAN, TAG, Int64s, Records, Table
@@ -42,7 +43,7 @@ class Rejected:
 class Bundle:
     """See the module's text. Immutable; safe to share between threads.
 
-    `id` is the bundle's stable name in stores. `where` is the view's row filter.
+    `id` is the bundle's stable name in stores. `where` is the view's row filter. Raises `DefinitionError`.
     """
 
     def __init__(
@@ -63,6 +64,10 @@ class Bundle:
         # Every bundle counts its events: an entity is `missing` when none of them lies in any window.
         self.fixed = FixedTable([Count(), *(p for c in compiled for p in c.parts)])
         self.tables: list[Table[Any]] = [self.fixed, *dict.fromkeys(c.table for c in compiled if c.table is not None)]
+        taken = [*(p.name for p in self.fixed.parts), *(c for t in self.tables for c in t.columns)]
+        for key in self.keys:
+            if key in taken:
+                raise DefinitionError(f"key {key!r}: the view's partials have a column of that name beside the keys; rename the key's column")
         self.table_ids: list[int] = [stable_id([id, t.key]) for t in self.tables]
         texts = [a.where for a in aggregations] + [where]
         self._filters = {text: Filter(text) for text in texts if text is not None}
