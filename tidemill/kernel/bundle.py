@@ -67,7 +67,7 @@ class Bundle:
         taken = [*(p.name for p in self.fixed.parts), *(c for t in self.tables for c in t.columns)]
         for key in self.keys:
             if key in taken:
-                raise DefinitionError(f"key {key!r}: the view's partials have a column of that name beside the keys; rename the key's column")
+                raise DefinitionError(f"key {key!r}: the view's partials have a column of that name; rename the key's column")
         self.table_ids: list[int] = [stable_id([id, t.key]) for t in self.tables]
         texts = [a.where for a in aggregations] + [where]
         self._filters = {text: Filter(text) for text in texts if text is not None}
