@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidemill.applied import Applied
 from tidemill.environment import Environment
@@ -51,6 +51,12 @@ class Who:
     index: int
     of: int
     started: int
+
+    def status(self, state: str, reason: str = "") -> WorkerStatus:
+        """What is to be said of a worker that has not opened anything yet."""
+        pid = os.getpid()
+        now = time.time_ns() // 1000
+        return WorkerStatus(self.index, self.of, pid, birth_of(pid), this_host(), self.started, now, state, 0, reason)
 
 
 @dataclass
@@ -246,20 +252,8 @@ class Upkeep:
     def snapshot(self, state: str = "", reason: str = "") -> WorkerStatus:
         """How this worker is doing now."""
         parts = tuple(self._partition(part, reading) for part, reading in sorted(self.readings.items()))
-        pid = os.getpid()
-        return WorkerStatus(
-            index=self.who.index,
-            of=self.who.of,
-            pid=pid,
-            birth=birth_of(pid),
-            host=this_host(),
-            started=self.who.started,
-            time=self.now(),
-            state=state or self._state(),
-            version=self.applied.version,
-            reason=reason,
-            partitions=parts,
-        )
+        told = self.who.status(state or self._state(), reason)
+        return replace(told, time=self.now(), version=self.applied.version, partitions=parts)
 
     def _state(self) -> str:
         readings = self.readings.values()

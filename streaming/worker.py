@@ -50,6 +50,7 @@ class Worker:
         journal = Journal(f"worker {options.index}", self._write, options.log_level, options.log_format)
         self.journal = journal
         self.orders = Orders(until_end=options.until_end)
+        self._who = Who(options.index, max(len(self._addresses), 1), time.time_ns() // 1000)
         self._upkeep: Upkeep | None = None
         self._leaving = threading.Lock()
 
@@ -68,9 +69,8 @@ class Worker:
     def _stream(self) -> None:
         options = self._options
         status.remove_stale(options.project)
-        who = Who(options.index, max(len(self._addresses), 1), time.time_ns() // 1000)
         env = Environment.load(options.project)
-        self._upkeep = upkeep = Upkeep(env, self.orders, self.journal, who, archive_seconds=options.archive_seconds)
+        self._upkeep = upkeep = Upkeep(env, self.orders, self.journal, self._who, archive_seconds=options.archive_seconds)
         upkeep.tell(status.STARTING)
         if not upkeep.look() and not options.until_end:
             self._wait_for_data(upkeep)
@@ -112,9 +112,13 @@ class Worker:
     def leave(self, code: int, why: str = "") -> NoReturn:
         """End the process now, whatever other threads do: what is to be kept is in the stores."""
         self._leaving.acquire()
+        failed = code in (FAILED, PEER_LOST)
+        state = status.FAILED if failed else status.STOPPED
         if self._upkeep is not None:
-            self._upkeep.tell(status.FAILED if code in (FAILED, PEER_LOST) else status.STOPPED, why or self._upkeep.reason)
-        if code not in (FAILED, PEER_LOST):
+            self._upkeep.tell(state, why or self._upkeep.reason)
+        else:
+            status.write_status(self._options.project, self._who.status(state, why))
+        if not failed:
             self.journal.info("stopped")
             self._noise.unlink(missing_ok=True)
         os._exit(code)

@@ -99,7 +99,7 @@ def test_whatever_goes_wrong_is_given_to_fail(env: Environment, monkeypatch: pyt
 
     monkeypatch.setattr(reading.Reading, "tile", broken)
     flow, _ = flow_of(env, fail)
-    with pytest.raises(BaseException, match="^"):  # as a Rust panic, which is why `fail` ends the process
+    with pytest.raises(BaseException, match=r"^"):  # as a Rust panic, which is why `fail` ends the process
         run_main(flow)
     assert [str(e) for e in seen] == ["boom"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -158,6 +159,15 @@ def test_what_cannot_be_read_ends_a_reading_to_the_end_with_one_clear_sentence(e
     assert sum("there is no such directory" in line and " error " in line for line in crew.lines) == 3  # each try, and the end
     assert not any("Traceback" in line for line in crew.lines)
     assert not supervisor.pids
+
+
+def test_a_project_that_cannot_be_opened_is_told_as_it_is_in_any_log_format(env: Environment, crew: Crew) -> None:
+    with (env.project.directory / "tidemill.toml").open("a") as settings:
+        settings.write("[nonsense]\n")
+    crew.supervise(workers=1, log_format="json")
+    crew.until(lambda: crew.events)
+    pid = re.escape(str(min(crew.pids)))
+    assert re.match(rf"worker 0 \(pid {pid}\) ended with exit code 1: /.*unknown section \[nonsense\]", crew.events[0].reason)
 
 
 def test_no_worker_outlives_its_supervisor_however_that_ends(env: Environment, crew: Crew) -> None:
