@@ -76,6 +76,9 @@ def counted(tags: Int64s, k: int, vector: Int64s) -> npt.NDArray[np.bool_]:
     """
     if k == 0:
         return np.ones(len(tags), dtype=np.bool_)
+    if len(vector) == 1:  # other partitions' tags are larger than any offset of the first, and lie outside, as they should
+        outside: npt.NDArray[np.bool_] = (tags >= vector[0]) | (tags < -k)
+        return outside
     return np.where(tags < 0, -tags > k, (tags & _OFFSET_MASK) >= _bounds(tags >> _PARTITION_SHIFT, vector))
 
 

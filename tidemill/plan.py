@@ -13,17 +13,19 @@ from typing import Any
 from tidemill.applied import Applied, AppliedBundle, AppliedView, Stored
 from tidemill.definitions import FeatureView, Source
 from tidemill.definitions.source import str_of_type
-from tidemill.kernel.cells import PRECISION, QuantileTable, RegisterTable
+from tidemill.kernel.buckets import QuantileTable
 from tidemill.kernel.entries import EntriesTable
 from tidemill.kernel.fixed import FixedTable
+from tidemill.kernel.registers import PRECISION, RegisterTable
 from tidemill.times import format_duration
 
 #: Beyond this an entity of one view is big: every read decodes it, and every entity pays for it.
 MANY_BYTES = 512 * 1024
 MANY_TILES = 3_000
 
-_CELL_RECORD = 56
-#: A sketch of quantiles has 64 buckets, 8 a record, for every power of two that its values span; so many are taken as usual.
+_BUCKET_BYTES = 24
+_REGISTERS_BYTES = 56 * (1 << PRECISION) // 32
+#: A sketch of quantiles has 64 buckets, a record each, for every power of two that its values span; so many are taken as usual.
 QUANTILE_POWERS = 16
 #: Of an entry, which is JSON: span, tag, time, id, value, count; text is taken for 32 bytes.
 _ENTRY_BYTES = {"str": 96}
@@ -287,10 +289,10 @@ def tile_bytes(table: object) -> int:
         case FixedTable():
             return (table.words + 2) * 8
         case RegisterTable():
-            return _CELL_RECORD * int((1 << PRECISION) // table.lanes)
+            return _REGISTERS_BYTES
         case QuantileTable():
             powers = {"bool": 1}.get(table.type.name, QUANTILE_POWERS)
-            return _CELL_RECORD * int(powers * 64 // table.lanes)
+            return _BUCKET_BYTES * powers * 64
         case EntriesTable():
             return table.order.n * _ENTRY_BYTES.get(table.type.name, _ENTRY_USUAL)
     raise TypeError(f"the size of a {type(table).__name__} is not known")

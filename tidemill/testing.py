@@ -19,7 +19,8 @@ import xxhash
 
 from tidemill.aggregations import Aggregation
 from tidemill.definitions.expressions import Filter
-from tidemill.kernel.cells import PRECISION, bucket_middles, estimate
+from tidemill.kernel.buckets import bucket_middles
+from tidemill.kernel.registers import PRECISION, estimate
 from tidemill.kernel.table import OVERFLOW
 from tidemill.times import Window, to_micros, window_start
 from tidemill.types import ColumnType

@@ -22,7 +22,7 @@ import polars as pl
 import xxhash
 
 from tidemill.definitions import Definitions, Feature, FeatureView, OnDemand, Source
-from tidemill.kernel.cells import PRECISION, estimate
+from tidemill.kernel.registers import PRECISION, estimate
 from tidemill.times import from_micros, window_start
 
 Positions = Mapping[int, int]

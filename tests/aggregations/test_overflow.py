@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import tidemill.aggregations as ta
 from tests.strategies import NOW, decoded, examples, identical
 from tidemill.kernel import packed
+from tidemill.kernel.buckets import QuantileTable
 from tidemill.kernel.bundle import Bundle
-from tidemill.kernel.cells import QuantileTable
 from tidemill.kernel.digits import MAX_TERMS
 from tidemill.kernel.fixed import Count
 from tidemill.kernel.table import OVERFLOW, Records
@@ -103,7 +103,7 @@ def test_the_largest_values_add_up_in_any_number_that_is_answered(largest: float
 
 # ---- the counters of quantiles --------------------------------------------------------------------------------------------------
 
-FULL = 2**32 - 1
+FULL = 2**46 - 1
 MEDIAN = ta.quantile("x", 0.5, windows=WINDOWS)
 
 
@@ -118,7 +118,7 @@ def counters(table: QuantileTable, start: int, buckets: dict[int, int]) -> bytes
 @given(
     counts=st.lists(
         st.tuples(
-            st.sampled_from((0, 2, 90)), st.integers(0, 5), st.sampled_from((1, 2**16, 2**31, 2**31 - 1, FULL - 1, FULL, FULL + 1, 2**40))
+            st.sampled_from((0, 2, 90)), st.integers(0, 5), st.sampled_from((1, 2**16, 2**45, 2**45 - 1, FULL - 1, FULL, FULL + 1, 2**50))
         ),
         min_size=1,
         max_size=6,
@@ -154,8 +154,8 @@ def test_a_full_counter_is_overflow_however_its_tiles_were_merged(counts: list[t
 
 
 def halves(blob: bytes) -> tuple[bytes, bytes]:
-    """About as many whole records, of 56 bytes each, in both."""
-    middle = len(blob) // 112 * 56
+    """About as many whole records, of 24 bytes each, in both."""
+    middle = len(blob) // 48 * 24
     return blob[:middle], blob[middle:]
 
 

@@ -16,8 +16,9 @@ import tidemill.aggregations as ta
 from tests.strategies import FLOATS, HUGE, NOW, decoded, examples, floats, ints
 from tidemill.errors import DefinitionError
 from tidemill.kernel import cells
+from tidemill.kernel.buckets import bucket_middles, buckets_of
 from tidemill.kernel.bundle import Bundle
-from tidemill.kernel.cells import PRECISION, RegisterTable, bucket_middles, buckets_of, estimate, stable_hashes
+from tidemill.kernel.registers import PRECISION, RegisterTable, estimate, stable_hashes
 from tidemill.online.base import Cell
 from tidemill.times import HOUR
 from tidemill.types import ColumnType

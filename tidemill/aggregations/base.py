@@ -1,7 +1,7 @@
 """What an aggregation is: a commutative monoid whose merge is exact, and one function that turns its state into a number.
 
 The state itself is made of building blocks that have both forms, frames and records: **parts** of the fixed table
-(`tidemill.kernel.fixed`), or a table of its own (`tidemill.kernel.cells`, `tidemill.kernel.entries`). An aggregation names its
+(`tidemill.kernel.fixed`), or a table of its own (`tidemill.kernel.buckets`, `registers`, `entries`). An aggregation names its
 blocks and finalizes them; it never adds anything up itself, so that there is one algebra.
 """
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from tidemill.aggregations.base import ORDERED, Aggregation, Compiled
 from tidemill.errors import DefinitionError
-from tidemill.kernel.cells import QuantileTable, RegisterTable
+from tidemill.kernel.buckets import QuantileTable
+from tidemill.kernel.registers import RegisterTable
 from tidemill.types import ColumnType
 
 

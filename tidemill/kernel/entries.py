@@ -104,9 +104,6 @@ class EntriesTable(Table[list[Entry]]):
         index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return [body[i] for i in index.tolist()]
 
-    def concat(self, bodies: Sequence[list[Entry]]) -> list[Entry]:
-        return [e for b in bodies for e in b]
-
     def merge_records(self, records: Records[list[Entry]]) -> Records[list[Entry]]:
         groups: dict[tuple[int, int, int], list[Entry]] = {}
         for key, entry in zip(

@@ -311,9 +311,6 @@ class FixedTable(Table[Int64s]):
     def take(self, body: Int64s, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Int64s:
         return body[rows]
 
-    def concat(self, bodies: Sequence[Int64s]) -> Int64s:
-        return np.concatenate(bodies)
-
     def merge_records(self, records: Records[Int64s]) -> Records[Int64s]:
         order, starts = group_starts(records.entity, records.span, records.tag)
         if len(starts) == 0:
@@ -329,6 +326,15 @@ class FixedTable(Table[Int64s]):
         if self.adds < self.words:
             np.minimum.reduceat(body[:, self.adds :], starts, axis=0, out=out[:, self.adds :])
         return out
+
+    def states_of_one(self, body: Int64s, window: Int64s, windows: int) -> list[list[list[int]]]:
+        """Without sorting: few records times few windows. A record counts in its own window and in all longer ones."""
+        inside = window >= np.arange(windows)[:, None]
+        out = np.empty((windows, self.words), dtype=np.int64)
+        np.matmul(inside.astype(np.int64), body[:, : self.adds], out=out[:, : self.adds])
+        if self.adds < self.words:
+            np.where(inside[:, :, None], body[:, self.adds :], _NOTHING).min(axis=1, initial=_NOTHING, out=out[:, self.adds :])
+        return [out.tolist()]
 
     def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> list[list[list[int]]]:
         """Words per entity and window, as Python integers: `[entity][window][word]`."""

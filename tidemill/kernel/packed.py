@@ -25,21 +25,18 @@ def window_states(table: Table[Any], cells: Sequence[Cell | None], edges: Int64s
     records = table.decode(blobs + tails if has_tails else blobs)
     starts = records.span >> RUNG_BITS
     window = edges.searchsorted(starts, side="right") - 1
-    valid = (window >= 0) & (starts < end)
-    entity = records.entity
+    window[starts >= end] = -1
     if has_tails:
-        first = int(entity.searchsorted(entities))  # published records come first
-        _drop_held(valid, records, first, cells)
-        entity = entity % entities
-    slot = entity * windows + window
-    body = records.body
-    if not valid.all():
-        rows = valid.nonzero()[0]
-        body, slot = table.take(body, rows), slot[rows]
-    return table.states(body, slot, entities, windows)
+        first = int(records.entity.searchsorted(entities))  # published records come first
+        _drop_held(window, records, first, cells)
+    if entities == 1:
+        return table.states_of_one(records.body, window, windows)
+    rows = (window >= 0).nonzero()[0]
+    slot = records.entity[rows] % entities * windows + window[rows]
+    return table.states(table.take(records.body, rows), slot, entities, windows)
 
 
-def _drop_held(valid: Bools, records: Records[Any], first: int, cells: Sequence[Cell | None]) -> None:
+def _drop_held(window: Int64s, records: Records[Any], first: int, cells: Sequence[Cell | None]) -> None:
     """Unmark the tail records (those from `first` on) that the published value of their entity holds already."""
     versions: dict[tuple[int, bytes], list[int]] = {}
     for i, cell in enumerate(cells):
@@ -47,13 +44,12 @@ def _drop_held(valid: Bools, records: Records[Any], first: int, cells: Sequence[
             versions.setdefault((cell.k, cell.vector), []).append(i)
     tags = records.tag[first:]
     for (k, vector), entities in versions.items():
-        counted = blocks.counted(tags, k, np.frombuffer(vector, dtype="<i8"))
-        if len(entities) == len(cells):
-            valid[first:] &= counted
-        else:
+        held = ~blocks.counted(tags, k, np.frombuffer(vector, dtype="<i8"))
+        if len(entities) < len(cells):
             member = np.zeros(len(cells), dtype=np.bool_)
             member[entities] = True
-            valid[first:] &= counted | ~member[records.entity[first:] - len(cells)]
+            held &= member[records.entity[first:] - len(cells)]
+        window[first:][held] = -1
 
 
 def compact(table: Table[Any], tails: Sequence[bytes], ladder: Ladder, horizon: int, cuts: Mapping[int, Int64s]) -> list[bytes]:

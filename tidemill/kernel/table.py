@@ -95,10 +95,6 @@ class Table(ABC, Generic[Body]):
         """Some of a body's items, by index or mask."""
 
     @abstractmethod
-    def concat(self, bodies: Sequence[Body]) -> Body:
-        """Bodies one after the other."""
-
-    @abstractmethod
     def merge_records(self, records: Records[Body]) -> Records[Body]:
         """Records that agree on entity, span and tag (and cell) become one; sorted by entity."""
 
@@ -109,6 +105,11 @@ class Table(ABC, Generic[Body]):
         `slot` (n,) is `entity * windows + window`, where window is the narrowest that the record lies in, windows being numbered from
         the longest: a record counts in its own window and in all longer ones. What is returned only this table's aggregations read.
         """
+
+    def states_of_one(self, body: Body, window: Int64s, windows: int) -> Any:
+        """`states` of a single entity; `window` (n,) is -1 for records that lie in none."""
+        rows = (window >= 0).nonzero()[0]
+        return self.states(self.take(body, rows), window[rows], 1, windows)
 
 
 #: From so many rows on, Polars' streaming engine groups faster; below, starting it costs more than it saves.

@@ -1,0 +1,164 @@
+"""Quantiles: counts of values per bucket of a float's bits, in tables.
+
+A bucket is a row of a frame, and a record of 24 bytes, `span, tag, bucket << 46 | count`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidemill.kernel.table import OVERFLOW, RECORD_VERSION, Int64s, Overflow, Records, Table, group_starts, grouped, join_blobs, split_blobs
+from tidemill.stable import digest
+from tidemill.types import ColumnType
+
+_BUCKET_SHIFT = 46  # a double's exponent and the top 6 bits of its mantissa: 17 bits, and the sign
+_COUNT_BITS = 46
+_COUNT_MASK = (1 << _COUNT_BITS) - 1
+#: A counter that is full says that the true number is at least that, however tiles were merged on the way.
+FULL = _COUNT_MASK
+#: Dense states are made for so many cells at a time.
+_DENSE_CELLS = 1 << 22
+
+Answer = float | Overflow | None
+
+
+def buckets_of(x: npt.NDArray[np.float64]) -> Int64s:
+    """The bucket of each number, from its bits: ordered as the numbers are, 0 for zero (and what is too small for a normal float).
+
+    A bucket is 2**-6 of a power of two wide, so its middle is within 2**-7 of every number in it. Like DDSketch (Masson et al., VLDB
+    2019) but for the logarithm, whose last bit differs between libraries.
+
+    >>> buckets_of(np.array([-1.0, -0.0, 0.0, 1.0, 1.01, 1.02])).tolist()
+    [-65472, 0, 0, 65472, 65472, 65473]
+    """
+    magnitude = np.abs(x).view(np.int64) >> _BUCKET_SHIFT
+    magnitude[magnitude < 64] = 0  # subnormal: its bits are no longer relative to its size
+    return np.where(x < 0, -magnitude, magnitude)
+
+
+def bucket_middles(buckets: Int64s) -> npt.NDArray[np.float64]:
+    """The numbers that stand for buckets.
+
+    >>> bucket_middles(np.array([65472, 0, -65472])).tolist()
+    [1.0078125, 0.0, -1.0078125]
+    """
+    bits = (np.abs(buckets) << _BUCKET_SHIFT) | (1 << (_BUCKET_SHIFT - 1))
+    return np.where(buckets == 0, 0.0, np.copysign(bits.view(np.float64), buckets))
+
+
+class QuantileTable(Table[Int64s]):
+    """Counts per bucket. Counters saturate at 2**46 - 1, in any order alike, and then the answer is `overflow`. A body is int64 (n,)."""
+
+    cell = ("_bucket",)
+    columns = ("_bucket", "_count")
+
+    def __init__(self, column: str, type_: ColumnType, where: str | None) -> None:
+        self.column, self.type, self.where = column, type_, where
+        self.key = f"{column}_quantile-" + digest([RECORD_VERSION, "quantile", column, str(type_), where])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QuantileTable) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    # ---- frames -----------------------------------------------------------------------------------------------------------------
+
+    def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:
+        valid = events[self.column].is_not_null()
+        if self.where is not None:
+            valid &= masks[self.where]
+        rows = events.filter(valid)
+        bucket = buckets_of(rows[self.column].cast(pl.Float64).to_numpy())
+        frame = rows.select(by).hstack([pl.Series("_bucket", bucket, dtype=pl.Int32)])
+        return grouped(frame, [*by, "_bucket"], [pl.len().cast(pl.Int64).alias("_count")])
+
+    def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+        return grouped(frame, [*by, "_bucket"], [pl.col("_count").sum()])
+
+    def pack(self, frame: pl.DataFrame) -> Int64s:
+        bucket = frame["_bucket"].cast(pl.Int64).to_numpy()
+        body: Int64s = (bucket << _COUNT_BITS) | np.minimum(frame["_count"].to_numpy(), FULL)
+        return body
+
+    # ---- records ----------------------------------------------------------------------------------------------------------------
+
+    def decode(self, blobs: Sequence[bytes]) -> Records[Int64s]:
+        entity, words = join_blobs(blobs, 3)
+        return Records(entity, words[:, 0], words[:, 1], words[:, 2])
+
+    def encode(self, records: Records[Int64s], count: int) -> list[bytes]:
+        return split_blobs(np.column_stack([records.span, records.tag, records.body]), records.entity, count)
+
+    def take(self, body: Int64s, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Int64s:
+        return body[rows]
+
+    def merge_records(self, records: Records[Int64s]) -> Records[Int64s]:
+        bucket = records.body >> _COUNT_BITS
+        order, starts = group_starts(records.entity, records.span, records.tag, bucket)
+        if len(starts) == 0:
+            return records
+        first = order[starts]
+        count = np.minimum(np.add.reduceat((records.body & _COUNT_MASK)[order], starts), FULL)
+        return Records(records.entity[first], records.span[first], records.tag[first], (bucket[first] << _COUNT_BITS) | count)
+
+    def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> QuantileStates:
+        buckets, index = _numbered(body >> _COUNT_BITS)
+        counts = (body & _COUNT_MASK).astype(np.float64)  # a sum of doubles is exact below 2**53, and a bin count needs no sorting
+        step = max(1, _DENSE_CELLS // (len(buckets) * windows))
+        slices = []
+        for low in range(0, entities, step):
+            high = min(low + step, entities)
+            place, weights = slot * len(buckets) + index, counts
+            if step < entities:
+                mine = (slot >= low * windows) & (slot < high * windows)
+                place, weights = place[mine] - low * windows * len(buckets), counts[mine]
+            own = np.bincount(place, weights=weights, minlength=(high - low) * windows * len(buckets))
+            nested = np.add.accumulate(own.astype(np.int64).reshape(high - low, windows, -1)[:, ::-1], axis=1)[:, ::-1]
+            slices.append((buckets, np.cumsum(nested, axis=2), nested.max(axis=2) >= FULL))
+        return QuantileStates(slices, windows)
+
+
+def _numbered(buckets: Int64s) -> tuple[Int64s, Int64s]:
+    """Buckets ascending, at least one, and the place of each record's among them. Where they lie close, all between them too."""
+    if len(buckets) == 0:
+        return np.zeros(1, dtype=np.int64), buckets
+    low, high = int(buckets.min()), int(buckets.max())
+    if high - low < 4 * len(buckets):  # a few empty ones cost less than sorting
+        return np.arange(low, high + 1), buckets - low
+    return np.unique(buckets, return_inverse=True)
+
+
+class QuantileStates:
+    """Cumulated counts per entity and window, and where a counter was full, in slices of entities.
+
+    The q-quantile is the bucket of the value of rank floor(q * (n - 1)), counted from 0.
+    """
+
+    def __init__(self, slices: Sequence[tuple[Int64s, Int64s, npt.NDArray[np.bool_]]], windows: int) -> None:
+        self._slices, self._windows = slices, windows
+        self._found: dict[Fraction, list[list[Answer]]] = {}
+
+    def quantiles(self, q: Fraction, window: int) -> list[Answer]:
+        """One number per entity; None of nothing; OVERFLOW where a counter was full."""
+        if q not in self._found:  # all windows at once: one that asks for a window asks for the others too
+            self._found[q] = self._of_all_windows(q)
+        return self._found[q][window]
+
+    def _of_all_windows(self, q: Fraction) -> list[list[Answer]]:
+        out: list[list[Answer]] = [[] for _ in range(self._windows)]
+        for buckets, cumulated, full in self._slices:
+            totals = cumulated[:, :, -1]
+            ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
+            index = np.minimum((cumulated <= ranks[:, :, None]).sum(axis=2), len(buckets) - 1)
+            found = bucket_middles(buckets[index]).astype(object)
+            found[totals == 0] = None
+            found[full] = OVERFLOW
+            for answers, column in zip(out, found.T.tolist(), strict=True):
+                answers.extend(column)
+        return out
