@@ -39,7 +39,9 @@ class LogEnds:
             for part in list(self._wanted()):
                 source, partition = part
                 try:
-                    self._ends[part] = logs.setdefault(source, self._open_log(source)).end(partition)
+                    if source not in logs:
+                        logs[source] = self._open_log(source)
+                    self._ends[part] = logs[source].end(partition)
                 except TidemillError:
                     self._ends.pop(part, None)  # whoever reads this log meets the same error, and says so
             time.sleep(max(_EVERY, (time.monotonic() - begun) / _SHARE))

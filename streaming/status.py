@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import msgspec
 
 #: A worker on another machine counts as alive while its file is at most this old; on this one we can look.
 FRESH_SECONDS = 10.0
+#: So many files of workers that failed are kept.
+_NOISES = 5
 
 STARTING, READING, FOLLOWING, WAITING, STOPPED, FAILED = "starting", "reading", "following", "waiting", "stopped", "failed"
 
@@ -112,10 +114,31 @@ def read_status(project: Path) -> list[WorkerStatus]:
 
 
 def remove_stale(project: Path) -> None:
-    """Remove the files of workers that are no longer."""
+    """Remove the files of workers that are no longer, but for the last few with what Bytewax and Rust printed when one failed."""
     for status in read_status(project):
         if not status.alive:
             _path(project, status.pid).unlink(missing_ok=True)
+    noises = sorted((info.st_mtime, path, info.st_size) for path, info in _noises(project) if not birth_of(_pid_of(path)))
+    kept = [path for _, path, size in noises if size][-_NOISES:]
+    for _, path, _ in noises:
+        if path not in kept:
+            path.unlink(missing_ok=True)
+
+
+def noise_path(project: Path, pid: int) -> Path:
+    """Where a worker sends what Bytewax and Rust print."""
+    return run_directory(project) / f"worker-{pid}.err"
+
+
+def _noises(project: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in run_directory(project).glob("worker-*.err"):
+        with contextlib.suppress(OSError):
+            yield path, path.stat()
+
+
+def _pid_of(path: Path) -> int:
+    digits = path.stem.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def totals(statuses: Sequence[WorkerStatus]) -> Totals:

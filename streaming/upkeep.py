@@ -30,7 +30,7 @@ from .status import FOLLOWING, READING, WAITING, PartitionStatus, WorkerStatus, 
 RESTART = 75
 
 #: In seconds.
-_DEFINITIONS_EVERY, _STATUS_EVERY, _JOURNAL_EVERY, _PARTITIONS_EVERY, _SWEEP_EVERY = 1.0, 1.0, 10.0, 2.0, 0.2
+_DEFINITIONS_EVERY, _STATUS_EVERY, _JOURNAL_EVERY, _PARTITIONS_EVERY, _SWEEP_EVERY = 1.0, 1.0, 10.0, 2.0, 0.5
 #: What compaction may take after a flush, at least, and as a share of what the flush took. More often it takes nothing.
 _LEAST_BUDGET, _BUDGET = 0.005, 0.3
 #: Looking for new partitions takes at most this share of the time.

@@ -164,7 +164,7 @@ def _redirected(project: Path) -> tuple[IO[str], Path]:
     """Standard error, for our own lines alone; what Bytewax and Rust print goes to a file beside the status, kept after a failure."""
     # Line by line and without a buffer of its own, so that a line is written at once or not at all.
     out = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
-    path = status.run_directory(project) / f"worker-{os.getpid()}.err"
+    path = status.noise_path(project, os.getpid())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)

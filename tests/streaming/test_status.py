@@ -49,6 +49,20 @@ def test_the_file_of_a_dead_process_is_recognised_and_removed_by_the_next_worker
     assert [(s.index, s.alive) for s in status.read_status(tmp_path)] == [(0, True)]
 
 
+def test_of_what_failed_workers_printed_only_the_last_is_kept(tmp_path: Path) -> None:
+    folder = status.run_directory(tmp_path)
+    folder.mkdir(parents=True)
+    dead = [2**22 + i for i in range(9)]  # above the largest number of a process
+    for age, pid in enumerate(dead):
+        path = status.noise_path(tmp_path, pid)
+        path.write_text("panic" if age != 7 else "")
+        os.utime(path, (age, age))
+    mine = status.noise_path(tmp_path, os.getpid())
+    mine.write_text("")
+    status.remove_stale(tmp_path)
+    assert set(folder.iterdir()) == {mine, *(status.noise_path(tmp_path, pid) for pid in [*dead[3:7], dead[8]])}
+
+
 def test_another_process_with_the_same_number_is_not_the_worker(tmp_path: Path) -> None:
     status.write_status(tmp_path, worker(birth=1))
     assert [s.alive for s in status.read_status(tmp_path)] == [False]
