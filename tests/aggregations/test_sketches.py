@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tidemill.aggregations as ta
 from tests.strategies import FLOATS, HUGE, NOW, decoded, examples, floats, ints
 from tidemill.errors import DefinitionError
-from tidemill.kernel import cells
+from tidemill.kernel import buckets, registers
 from tidemill.kernel.buckets import bucket_middles, buckets_of
 from tidemill.kernel.bundle import Bundle
 from tidemill.kernel.registers import PRECISION, RegisterTable, estimate, stable_hashes
@@ -156,7 +156,8 @@ def test_entities_answer_alike_however_many_are_made_dense_at_a_time(monkeypatch
     names = [f"{i:02}" for i in range(11)]
     stored = {i: [Cell(0, b"", b"", tails.get((t, n), b"")) for n in names] for i, t in enumerate(view.table_ids)}
     alone = [view.evaluate(NOW + 1, {i: [column[e]] for i, column in stored.items()}) for e in range(len(names))]
-    monkeypatch.setattr(cells, "_DENSE_CELLS", at_once)
+    monkeypatch.setattr(buckets, "_DENSE_CELLS", at_once)
+    monkeypatch.setattr(registers, "_ENTITIES", max(1, at_once >> 12))
     together = view.evaluate(NOW + 1, stored)
     for aggregation in aggregations:
         for window in aggregation.windows:

@@ -50,7 +50,7 @@ def stable_hashes(values: pl.Series) -> npt.NDArray[np.uint64]:
 
 
 class RegisterTable(Table[Int64s]):
-    """HyperLogLog, precision 12 (Flajolet et al., 2007): standard error 1.6 %. A body is int64 (n, 5): the chunk, then its registers."""
+    """HyperLogLog, precision 12 (Flajolet et al., 2007): standard error 1.6 %. A body is int64 (n, 5): a chunk, its registers."""
 
     sparse = True
     cell = ("_register",)
@@ -117,9 +117,8 @@ class RegisterTable(Table[Int64s]):
         return Records(records.entity[first], records.span[first], records.tag[first], body)
 
     def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> RegisterStates:
-        return RegisterStates(
-            [self._nested(body, slot, low, min(low + _ENTITIES, entities), windows) for low in range(0, entities, _ENTITIES)]
-        )
+        lows = range(0, entities, _ENTITIES)
+        return RegisterStates([self._nested(body, slot, low, min(low + _ENTITIES, entities), windows) for low in lows])
 
     @staticmethod
     def _nested(body: Int64s, slot: Int64s, low: int, high: int, windows: int) -> Ranks:
