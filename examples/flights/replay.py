@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 60.0
 class Plan:
     """What a replay does.
 
-    `hours`: by so much the logs grow at a time; 19 make it another time of day each time. `ahead`: so many events may wait for the stream
+    `hours`: by so much the logs grow at a time; 55 make it another time of day each time. `ahead`: so many events may wait for the stream
     before the logs grow further. `fold_days`: after so many batch cuts, folds and publishes. `kills` are spread over the year.
     """
 
@@ -50,9 +50,9 @@ class Plan:
     instants: int = 2_000
     kills: int = 1
     workers: int = 2
-    hours: int = 19
-    ahead: int = 4_000
-    fold_days: int = 4
+    hours: int = 55
+    ahead: int = 8_000
+    fold_days: int = 10
     seed: int = 2013
 
 
