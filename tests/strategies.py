@@ -127,11 +127,15 @@ def edges(t: int, windows: Sequence[Window]) -> list[int]:
 
 
 def times(t: int, windows: Sequence[Window]) -> st.SearchStrategy[int]:
-    """Event times: on an edge or beside it, in any window, long before all of them, or after `t` (an event may be ahead of the read)."""
+    """Event times: on an edge or beside it, in any window, long before all of them, or after `t` (an event may be ahead of the read).
+
+    Ties are common: a fourth of the times is one of two instants.
+    """
     on_edge = st.builds(int.__add__, st.sampled_from(edges(t, windows)), st.sampled_from((-1, 0, 0, 1)))
     lengths = [w.length for w in windows if w.length is not None]
     within = st.sampled_from([*lengths, SECOND]).flatmap(lambda n: st.integers(t - n, t))
-    return on_edge | within | st.sampled_from((MIN_TIME, -1, 0, t - 400 * DAY, t + HOUR, MAX_TIME - 1))
+    tied = st.sampled_from((t - 1, t - 2))
+    return on_edge | tied | within | st.sampled_from((MIN_TIME, -1, 0, t - 400 * DAY, t + HOUR, MAX_TIME - 1))
 
 
 def horizons(t: int) -> st.SearchStrategy[int]:
@@ -158,7 +162,7 @@ def event(
     """
     few: dict[str, st.SearchStrategy[Any]] = {
         "int": st.integers(-1, 2) | st.just(2**63 - 1),
-        "str": st.sampled_from(KEYS),
+        "str": st.sampled_from(KEYS) | st.just(KEYS[1]),
         "bool": st.booleans(),
         "timestamp": st.sampled_from((0, t)).map(from_micros),
     }
@@ -182,19 +186,24 @@ class Log(NamedTuple):
 def logs(
     event: st.SearchStrategy[Event], *, partitions: Sequence[int] = (0, 3), min_size: int = 0, max_size: int = 30
 ) -> st.SearchStrategy[Log]:
-    """Events dealt out to partitions, in no order of time, at offsets of many blocks, the edges of blocks among them."""
+    """Events dealt out to partitions, in no order of time, at offsets of many blocks, the edges of blocks among them.
+
+    Some events come two or three times, as a log may hold them: each counts.
+    """
     gap = st.sampled_from((0, 0, 1, 1022, 1023, 1024, 5000, 70_000, 200_000))
 
-    def deal(rows: list[tuple[int, int, Event]]) -> Log:
+    def deal(rows: list[tuple[int, int, int, Event]]) -> Log:
         dealt: dict[int, list[tuple[int, Event]]] = {p: [] for p in partitions}
         following = dict.fromkeys(partitions, 0)
-        for partition, skipped, row in rows:
-            offset = following[partition] + skipped
-            following[partition] = offset + 1
-            dealt[partition].append((offset, row))
+        for partition, skipped, copies, row in rows:
+            for _ in range(copies):
+                offset = following[partition] + skipped
+                following[partition] = offset + 1
+                dealt[partition].append((offset, row))
         return Log(dealt)
 
-    return st.lists(st.tuples(st.sampled_from(tuple(partitions)), gap, event), min_size=min_size, max_size=max_size).map(deal)
+    copies = st.sampled_from((1, 1, 1, 1, 2, 3))
+    return st.lists(st.tuples(st.sampled_from(tuple(partitions)), gap, copies, event), min_size=min_size, max_size=max_size).map(deal)
 
 
 def cut_vectors(log: Log, most: int = 3) -> st.SearchStrategy[list[dict[int, int]]]:
