@@ -53,6 +53,11 @@ def test_every_awkward_float_is_put_on_the_grid_exactly(bits: int, width: int) -
     xs = [x for x in FLOATS if x == x] + [n * 2.0 ** -(bits + 1) for n in range(-9, 10)]
     xs += [sign * (2.0**e - 2.0 ** (e - 53)) for e in range(-70, 65) for sign in (1, -1)]  # the float below each power of two
     assert integers(digits.float_digits(np.array(xs), bits, width)) == [on_grid(x, bits) for x in xs]
+    for x in xs:  # alone, so that no other decides which digits are left out
+        alone = digits.float_digits(np.array([x]), bits, width)
+        assert integers(alone) == [on_grid(x, bits)]
+        assert (np.abs(dense(alone)) <= 2**32).all()
+        assert integers(squares([x])) == [on_grid(x, digits.MOMENT_BITS) ** 2]
 
 
 def test_rounding_may_fill_the_lowest_digit_and_the_square_is_still_exact() -> None:
