@@ -7,13 +7,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from tidemill.applied import Applied, Stored
-from tidemill.definitions import FeatureRef, FeatureSet, FeatureView, OnDemand, resolve_features
+from tidemill.definitions import FeatureSet, FeatureView, OnDemand, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.entities import entity_key
 from tidemill.environment import Environment
@@ -43,10 +43,10 @@ def now_micros() -> int:
 
 @dataclass(frozen=True)
 class _ViewPlan:
-    """What a request reads of one view: its bundles, the tables of each, and where each feature's value comes from."""
+    """What a request reads of one view: its bundles, the tables of each, and per output column which bundle, and how to read it."""
 
     name: str
-    keys: Sequence[str]
+    keys: tuple[str, ...]
     types: Mapping[str, ColumnType]
     source: str
     max_lag: int | None
@@ -63,7 +63,17 @@ class _Plan:
     shards: int
     wanted: FeatureSet
     views: tuple[_ViewPlan, ...]
+    row_columns: tuple[str, ...]
+    outputs: tuple[tuple[str, OnDemand | None], ...]
     types: Mapping[str, pl.DataType]
+
+
+class _Asked(NamedTuple):
+    """The distinct entities that a request asks for: which of them each row is, their canonical keys, their shards."""
+
+    row: list[int]
+    names: list[str]
+    shards: list[int]
 
 
 @dataclass
@@ -182,19 +192,26 @@ class FeatureStore:
         rows = entity_rows if isinstance(entity_rows, list) else _rows(entity_rows)
         instant = self._clock() if at is None else to_micros(at)
         answers = self._read(plan, rows, instant)
-        columns: dict[str, list[Any]] = {n: [r.get(n) for r in rows] for n in (*plan.wanted.keys, *plan.wanted.request)}
-        stored = {f"{a.plan.name}__{n}": [v[i] for i in a.row] for a in answers for n, v in a.values.items()}
-        status = {f"{a.plan.name}__{n}": [v[i] for i in a.row] for a in answers for n, v in a.status.items()}
+        columns: dict[str, list[Any]] = {n: [r.get(n) for r in rows] for n in plan.row_columns}
+        stored: dict[str, list[Any]] = {}
+        status: dict[str, list[str]] = {}
+        for answer in answers:
+            if len(answer.slots) == len(rows):  # no entity twice, so in the order of the rows
+                stored.update(answer.values)
+                status.update(answer.status)
+            else:
+                stored.update((n, [v[i] for i in answer.row]) for n, v in answer.values.items())
+                status.update((n, [v[i] for i in answer.row]) for n, v in answer.status.items())
         shown: dict[str, list[str]] = {}
-        for output in plan.wanted.outputs:
-            if isinstance(output, OnDemand):
+        for column, output in plan.outputs:
+            if output is None:
+                columns[column] = stored[column]
+                shown[column] = status[column]
+            else:
                 columns[output.column] = _on_demand(output, stored, rows)
                 shown[output.column] = (
                     [_worst(s) for s in zip(*(status[r.column] for r in output.refs), strict=True)] if output.refs else [OK] * len(rows)
                 )
-            else:
-                columns[output.column] = stored[output.column]
-                shown[output.column] = status[output.column]
         return OnlineFeatures(columns, shown, AsOf(answers, self._heartbeats), from_micros(instant), plan.types)
 
     def _plan(self, features: Features) -> _Plan:
@@ -209,7 +226,9 @@ class FeatureStore:
             return found
         wanted = resolve_features(features, self.env.definitions)
         views = tuple(_view_plan(applied, name, wanted) for name in wanted.views)
-        plan = _Plan(applied.version, applied.shards, wanted, views, _types(wanted, views))
+        row_columns = (*wanted.keys, *wanted.request)
+        outputs = tuple((o.column, o if isinstance(o, OnDemand) else None) for o in wanted.outputs)
+        plan = _Plan(applied.version, applied.shards, wanted, views, row_columns, outputs, _types(wanted, views))
         self._plans[key] = plan
         return plan
 
@@ -217,17 +236,20 @@ class FeatureStore:
         """Everything in one read of the store."""
         cells: list[CellId] = []
         slots: dict[SlotId, int] = {}
-        begun: list[tuple[_ViewPlan, list[int], list[str], list[int], int]] = []
+        asked: dict[tuple[str, ...], _Asked] = {}  # views of one entity ask for the same keys
+        begun: list[tuple[_ViewPlan, _Asked, int]] = []
         for view in plan.views:
-            index: dict[str, int] = {}
-            row = [index.setdefault(entity_key(r, view.keys, view.types), len(index)) for r in rows]
-            names = list(index)
-            shards = [shard_of(n, plan.shards) for n in names]
-            begun.append((view, row, names, shards, len(cells)))
+            entities = asked.get(view.keys)
+            if entities is None:
+                index: dict[str, int] = {}
+                row = [index.setdefault(entity_key(r, view.keys, view.types), len(index)) for r in rows]
+                entities = asked[view.keys] = _Asked(row, list(index), [shard_of(n, plan.shards) for n in index])
+            begun.append((view, entities, len(cells)))
             for bundle, tables in zip(view.bundles, view.tables, strict=True):
                 for table in tables:
-                    cells += [CellId(bundle.table_ids[table], s, n) for n, s in zip(names, shards, strict=True)]
-                for s in shards:
+                    table_id = bundle.table_ids[table]
+                    cells += [CellId(table_id, s, n) for n, s in zip(entities.names, entities.shards, strict=True)]
+                for s in set(entities.shards):
                     slots.setdefault(SlotId(bundle.id, s), len(slots))
         found, states = self.env.online.read(cells, list(slots))
         for slot, state in zip(slots, states, strict=True):
@@ -237,22 +259,16 @@ class FeatureStore:
                     f"{wanted} lies before the horizon of {slot.bundle} ({horizon}): the store no longer has the tiles for it. "
                     f"Read a later instant, or raise online.slack in tidemill.toml before streaming"
                 )
-        return [self._evaluate(*b, found, {s: states[i] for s, i in slots.items()}, instant) for b in begun]
+        by_slot = dict(zip(slots, states, strict=True))
+        return [self._evaluate(view, entities, at, found, by_slot, instant) for view, entities, at in begun]
 
     def _evaluate(
-        self,
-        view: _ViewPlan,
-        row: list[int],
-        names: list[str],
-        shards: list[int],
-        at: int,
-        found: Sequence[Cell | None],
-        states: Mapping[SlotId, SlotState],
-        instant: int,
+        self, view: _ViewPlan, entities: _Asked, at: int, found: Sequence[Cell | None], states: Mapping[SlotId, SlotState], instant: int
     ) -> _ViewAnswer:
-        n = len(names)
-        slots: list[list[SlotState]] = [[] for _ in names]
-        kept: list[list[list[Cell | None]]] = [[] for _ in names]
+        """One view's answer from what the read found, its cells from `at` on."""
+        n, shards = len(entities.names), entities.shards
+        slots: list[list[SlotState]] = [[] for _ in range(n)]
+        kept: list[list[list[Cell | None]]] = [[] for _ in range(n)]
         evaluated = []
         for bundle, tables in zip(view.bundles, view.tables, strict=True):
             columns = {}
@@ -279,7 +295,7 @@ class FeatureStore:
                 said = [OVERFLOWED if v is OVERFLOW else s for v, s in zip(got, said, strict=True)]
                 got = [None if v is OVERFLOW else v for v in got]
             values[name], status[name] = got, said
-        return _ViewAnswer(view, row, values, status, slots, kept)
+        return _ViewAnswer(view, entities.row, values, status, slots, kept)
 
     def _heartbeats(self, source: str) -> dict[int, Heartbeat]:
         now = time.monotonic()
@@ -341,11 +357,11 @@ def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
             tables.append({0})
         b = bundles.index(stored.bundle)
         tables[b].add(stored.bundle.table_of(stored.feature.aggregation))
-        features.append((ref.feature, b, stored))
+        features.append((ref.column, b, stored))
     definition = view.view
     return _ViewPlan(
         name,
-        definition.entity.keys,
+        tuple(definition.entity.keys),
         definition.key_types,
         definition.source.name,
         definition.max_lag,
@@ -395,5 +411,5 @@ def _types(wanted: FeatureSet, views: Sequence[_ViewPlan]) -> dict[str, pl.DataT
         for name, _, stored in view.features:
             kind = stored.feature.type.polars
             listed = stored.feature.aggregation.compile(stored.bundle.schema, stored.bundle.event_id).listed
-            out[FeatureRef(view.name, name).column] = pl.List(kind) if listed else kind
+            out[name] = pl.List(kind) if listed else kind
     return out

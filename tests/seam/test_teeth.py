@@ -58,7 +58,8 @@ def _no_compare_and_set(patch: pytest.MonkeyPatch) -> None:
 
 
 def _tail_counts_whole(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(packed, "_counted_of", lambda records, cells: np.ones(len(records.entity), dtype=np.bool_))
+    patch.setattr(packed, "_drop_held", lambda window, records, first, cells: None)
+    patch.setattr(blocks, "counted", lambda tags, k, vector: np.ones(len(tags), dtype=np.bool_))
 
 
 def _trim_beyond_k(patch: pytest.MonkeyPatch) -> None:

@@ -341,7 +341,8 @@ class FixedTable(Table[Int64s]):
         out = np.zeros((entities * windows, self.words), dtype=np.int64)
         out[:, self.adds :] = _NOTHING
         if len(slot):
-            order, starts = group_starts(slot)
+            narrow = slot.astype(np.uint16) if len(out) < 1 << 16 else slot  # 16 bits are sorted by counting, not by comparing
+            order, starts = group_starts(narrow)
             out[slot[order[starts]]] = self._reduce(body[order], starts)
         nested = out.reshape(entities, windows, self.words)
         if windows > 1:

@@ -10,7 +10,7 @@ import numpy as np
 from tidemill import blocks
 from tidemill.kernel.table import Bools, Int64s, Records, Table
 from tidemill.kernel.tiles import RUNG_BITS, Ladder
-from tidemill.online.base import Cell
+from tidemill.online.base import EMPTY_CELL, Cell
 
 
 def window_states(table: Table[Any], cells: Sequence[Cell | None], edges: Int64s, end: int) -> Any:
@@ -19,21 +19,37 @@ def window_states(table: Table[Any], cells: Sequence[Cell | None], edges: Int64s
     A tile counts by its start alone: its width is such that no served window cuts it.
     """
     entities, windows = len(cells), len(edges)
+    if entities == 1:
+        return _of_one(table, cells[0] or EMPTY_CELL, edges, end)
     blobs = [b"" if cell is None else cell.published for cell in cells]
     tails = [b"" if cell is None else cell.tail for cell in cells]
     has_tails = any(tails)
     records = table.decode(blobs + tails if has_tails else blobs)
-    starts = records.span >> RUNG_BITS
-    window = edges.searchsorted(starts, side="right") - 1
-    window[starts >= end] = -1
+    window = _narrowest(records, edges, end)
     if has_tails:
         first = int(records.entity.searchsorted(entities))  # published records come first
         _drop_held(window, records, first, cells)
-    if entities == 1:
-        return table.states_of_one(records.body, window, windows)
     rows = (window >= 0).nonzero()[0]
     slot = records.entity[rows] % entities * windows + window[rows]
     return table.states(table.take(records.body, rows), slot, entities, windows)
+
+
+def _of_one(table: Table[Any], cell: Cell, edges: Int64s, end: int) -> Any:
+    """The same for a single entity, which is what a request in a hurry asks for."""
+    records = table.decode([cell.published + cell.tail])
+    window = _narrowest(records, edges, end)
+    if cell.k and cell.tail:
+        first = len(records.tag) - len(table.decode([cell.tail]).tag)
+        window[first:][~blocks.counted(records.tag[first:], cell.k, np.frombuffer(cell.vector, dtype="<i8"))] = -1
+    return table.states_of_one(records.body, window, len(edges))
+
+
+def _narrowest(records: Records[Any], edges: Int64s, end: int) -> Int64s:
+    """The narrowest window that each record lies in, -1 for none."""
+    starts = records.span >> RUNG_BITS
+    window: Int64s = edges.searchsorted(starts, side="right") - 1
+    window[starts >= end] = -1
+    return window
 
 
 def _drop_held(window: Int64s, records: Records[Any], first: int, cells: Sequence[Cell | None]) -> None:

@@ -123,7 +123,7 @@ def grouped(frame: pl.DataFrame, by: Sequence[str], reduced: Sequence[pl.Expr]) 
     return frame.lazy().group_by(by).agg(reduced).collect(engine="streaming")
 
 
-def group_starts(*keys: Int64s) -> tuple[Int64s, Int64s]:
+def group_starts(*keys: npt.NDArray[np.integer[Any]]) -> tuple[Int64s, Int64s]:
     """The order that sorts by these keys (the first is the most significant), and where its groups begin.
 
     >>> order, starts = group_starts(np.array([1, 0, 1]), np.array([5, 5, 5]))
