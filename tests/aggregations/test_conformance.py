@@ -69,7 +69,7 @@ def test_at_every_instant_the_answer_is_brute_force(case: Case, data: st.DataObj
 
 
 @every_case
-@examples(5)
+@examples(4)
 @given(data=st.data(), rng=st.randoms(use_true_random=True))
 def test_no_weather_changes_a_bit(case: Case, data: st.DataObject, rng: Random) -> None:
     ws = data.draw(windows(), "windows")
@@ -89,7 +89,7 @@ def test_no_weather_changes_a_bit(case: Case, data: st.DataObject, rng: Random) 
 @examples(2)
 @given(data=st.data(), rng=st.randoms(use_true_random=True))
 def test_compaction_is_idempotent_and_may_be_done_in_pieces(case: Case, data: st.DataObject, rng: Random) -> None:
-    view, log, horizon = bundle(case, FEW), drawn(data, case), data.draw(horizons(NOW), "horizon")
+    view, log, horizon = bundle(case, FEW), drawn(data, case, max_size=8), data.draw(horizons(NOW), "horizon")
     one, two = streamed(view, log, [], horizon, rng), streamed(view, log, [], horizon, rng)
     for table, table_id in zip(view.tables, view.table_ids, strict=True):
         ones, twos = ([tails[table_id, name] for name in entities(log)] for tails in (one, two))
@@ -167,7 +167,7 @@ def test_a_spec_is_json_and_reads_back(case: Case) -> None:
 @examples(2)
 @given(data=st.data(), rng=st.randoms(use_true_random=True))
 def test_ten_reads_give_ten_equal_answers_and_change_nothing(case: Case, data: st.DataObject, rng: Random) -> None:
-    log = drawn(data, case)
+    log = drawn(data, case, max_size=8)
     view = bundle(case, FEW)
     cells = stored(view, log, data.draw(cut_vectors(log), "cuts"), NOW, rng)
     before = {
