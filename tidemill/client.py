@@ -283,14 +283,14 @@ class FeatureStore:
         if view.max_lag is not None:
             beats = self._heartbeats(view.source)
             stale = [min((through(s, beats) for s in states), default=BEGINNING) < instant - view.max_lag for states in slots]
-        general = [_statuses(e.present, [states[b] for states in slots], stale) for b, e in enumerate(evaluated)]
+        serving = [[states[b].serving for states in slots] for b in range(len(evaluated))]
+        general = [_statuses(e.present, there, stale) for e, there in zip(evaluated, serving, strict=True)]
         values: dict[str, list[Any]] = {}
         status: dict[str, list[str]] = {}
         for name, b, stored in view.features:
             got, said = stored.read(evaluated[b]), general[b]
-            serving = [states[b].serving for states in slots]
-            if not all(serving):
-                got = [v if s else None for v, s in zip(got, serving, strict=True)]
+            if not all(serving[b]):
+                got = [v if s else None for v, s in zip(got, serving[b], strict=True)]
             if OVERFLOW in got:
                 said = [OVERFLOWED if v is OVERFLOW else s for v, s in zip(got, said, strict=True)]
                 got = [None if v is OVERFLOW else v for v in got]
@@ -305,11 +305,10 @@ class FeatureStore:
         return kept[1]
 
 
-def _statuses(present: Sequence[bool], slots: Sequence[SlotState], stale: Sequence[bool]) -> list[str]:
+def _statuses(present: Sequence[bool], serving: Sequence[bool], stale: Sequence[bool]) -> list[str]:
     """What can be said of every feature of a bundle alike, per entity."""
-    return [
-        MISSING if not there or not slot.serving else STALE if late else OK for there, slot, late in zip(present, slots, stale, strict=True)
-    ]
+    known = zip(present, serving, stale, strict=True)
+    return [MISSING if not (there and served) else STALE if late else OK for there, served, late in known]
 
 
 def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:

@@ -12,7 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.kernel.table import OVERFLOW, RECORD_VERSION, Int64s, Overflow, Records, Table, group_starts, grouped, join_blobs, split_blobs
+from tidemill.kernel.table import (
+    OVERFLOW,
+    RECORD_VERSION,
+    Int64s,
+    Overflow,
+    Records,
+    Table,
+    by_small,
+    group_starts,
+    grouped,
+    join_blobs,
+    split_blobs,
+)
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
@@ -21,9 +33,12 @@ _COUNT_BITS = 46
 _COUNT_MASK = (1 << _COUNT_BITS) - 1
 #: A counter that is full says that the true number is at least that, however tiles were merged on the way.
 FULL = _COUNT_MASK
-#: Dense states are made for so many cells at a time.
-_DENSE_CELLS = 1 << 22
+#: Dense states are made for so many cells at a time: as many as a core's cache holds.
+_DENSE_CELLS = 1 << 16
 
+Float64s = npt.NDArray[np.float64]
+#: The buckets; cumulated counts (entities, windows, buckets), whole numbers; where a counter was full (entities, windows).
+Slice = tuple[Int64s, Float64s, npt.NDArray[np.bool_]]
 Answer = float | Overflow | None
 
 
@@ -111,16 +126,21 @@ class QuantileTable(Table[Int64s]):
         buckets, index = _numbered(body >> _COUNT_BITS)
         counts = (body & _COUNT_MASK).astype(np.float64)  # a sum of doubles is exact below 2**53, and a bin count needs no sorting
         step = max(1, _DENSE_CELLS // (len(buckets) * windows))
-        slices = []
+        if step < entities:
+            order = by_small(slot, entities * windows)
+            slot, index, counts = slot[order], index[order], counts[order]
+        slices: list[Slice] = []
         for low in range(0, entities, step):
             high = min(low + step, entities)
-            place, weights = slot * len(buckets) + index, counts
-            if step < entities:
-                mine = (slot >= low * windows) & (slot < high * windows)
-                place, weights = place[mine] - low * windows * len(buckets), counts[mine]
-            own = np.bincount(place, weights=weights, minlength=(high - low) * windows * len(buckets))
-            nested = np.add.accumulate(own.astype(np.int64).reshape(high - low, windows, -1)[:, ::-1], axis=1)[:, ::-1]
-            slices.append((buckets, np.cumsum(nested, axis=2), nested.max(axis=2) >= FULL))
+            a, b = slot.searchsorted((low * windows, high * windows)) if step < entities else (0, len(slot))
+            place = (slot[a:b] - low * windows) * len(buckets) + index[a:b]
+            size = (high - low) * windows * len(buckets)
+            own: Float64s = np.bincount(place, weights=counts[a:b], minlength=size).astype(np.float64, copy=False)
+            nested = own.reshape(high - low, windows, -1)
+            for window in reversed(range(windows - 1)):
+                nested[:, window] += nested[:, window + 1]
+            full = nested.max(axis=2) >= FULL
+            slices.append((buckets, np.cumsum(nested, axis=2, out=nested), full))
         return QuantileStates(slices, windows)
 
 
@@ -135,12 +155,12 @@ def _numbered(buckets: Int64s) -> tuple[Int64s, Int64s]:
 
 
 class QuantileStates:
-    """Cumulated counts per entity and window, and where a counter was full, in slices of entities.
+    """The states of all entities, in slices.
 
     The q-quantile is the bucket of the value of rank floor(q * (n - 1)), counted from 0.
     """
 
-    def __init__(self, slices: Sequence[tuple[Int64s, Int64s, npt.NDArray[np.bool_]]], windows: int) -> None:
+    def __init__(self, slices: Sequence[Slice], windows: int) -> None:
         self._slices, self._windows = slices, windows
         self._found: dict[Fraction, list[list[Answer]]] = {}
 
@@ -153,7 +173,7 @@ class QuantileStates:
     def _of_all_windows(self, q: Fraction) -> list[list[Answer]]:
         out: list[list[Answer]] = [[] for _ in range(self._windows)]
         for buckets, cumulated, full in self._slices:
-            totals = cumulated[:, :, -1]
+            totals = cumulated[:, :, -1].astype(np.int64)
             ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
             index = np.minimum((cumulated <= ranks[:, :, None]).sum(axis=2), len(buckets) - 1)
             found = bucket_middles(buckets[index]).astype(object)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.kernel import digits
-from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, group_starts, grouped, join_blobs, split_blobs
+from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, by_small, group_starts, grouped, join_blobs, split_blobs
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
@@ -341,12 +341,14 @@ class FixedTable(Table[Int64s]):
         out = np.zeros((entities * windows, self.words), dtype=np.int64)
         out[:, self.adds :] = _NOTHING
         if len(slot):
-            narrow = slot.astype(np.uint16) if len(out) < 1 << 16 else slot  # 16 bits are sorted by counting, not by comparing
-            order, starts = group_starts(narrow)
-            out[slot[order[starts]]] = self._reduce(body[order], starts)
+            order = by_small(slot, len(out))
+            ordered = slot[order]
+            starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+            out[ordered[starts]] = self._reduce(body[order], starts)
         nested = out.reshape(entities, windows, self.words)
-        if windows > 1:
-            np.add.accumulate(nested[:, ::-1, : self.adds], axis=1, out=nested[:, ::-1, : self.adds])
-            np.minimum.accumulate(nested[:, ::-1, self.adds :], axis=1, out=nested[:, ::-1, self.adds :])
+        adds, least = nested[:, :, : self.adds], nested[:, :, self.adds :]
+        for window in reversed(range(windows - 1)):
+            adds[:, window] += adds[:, window + 1]
+            np.minimum(least[:, window], least[:, window + 1], out=least[:, window])
         states: list[list[list[int]]] = nested.tolist()
         return states

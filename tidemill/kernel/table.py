@@ -123,7 +123,16 @@ def grouped(frame: pl.DataFrame, by: Sequence[str], reduced: Sequence[pl.Expr]) 
     return frame.lazy().group_by(by).agg(reduced).collect(engine="streaming")
 
 
-def group_starts(*keys: npt.NDArray[np.integer[Any]]) -> tuple[Int64s, Int64s]:
+def by_small(keys: Int64s, below: int) -> Int64s:
+    """The stable order of keys that are at least 0 and below a bound: by counting instead of comparing, where 16 bits hold them.
+
+    >>> by_small(np.array([2, 0, 2, 1]), 3).tolist()
+    [1, 3, 0, 2]
+    """
+    return np.argsort(keys.astype(np.uint16) if below <= 1 << 16 else keys, kind="stable")
+
+
+def group_starts(*keys: Int64s) -> tuple[Int64s, Int64s]:
     """The order that sorts by these keys (the first is the most significant), and where its groups begin.
 
     >>> order, starts = group_starts(np.array([1, 0, 1]), np.array([5, 5, 5]))
