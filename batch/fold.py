@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import polars as pl
 
@@ -17,8 +20,9 @@ from tidemill.offline.store import OfflineStore
 Progress = Callable[[int, int], None]
 
 #: Events read at a time, and tiles held before they are merged.
-ROWS = 1_000_000
+ROWS = 500_000
 _HELD = 4_000_000
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 class _Fold:
@@ -30,16 +34,24 @@ class _Fold:
         self.horizon = base.horizon
         self._frames: list[list[pl.DataFrame]] = [[] for _ in bundle.tables]
 
-    def add(self, events: pl.DataFrame, slack: int) -> None:
-        """Fold one batch of events. Its own horizon is what these and earlier events allow."""
+    def raised(self, events: pl.DataFrame, slack: int) -> int:
+        """The horizon that these and earlier events allow."""
         latest, arrived = events["_time"].max(), events["_arrival"].max()
         assert isinstance(latest, int)
         self.latest = max(self.latest, latest)
         self.arrived = max(self.arrived, arrived) if isinstance(arrived, int) else self.arrived
         self.horizon = max(self.horizon, horizon_of(self.latest, self.arrived, slack))
+        return self.horizon
+
+    def tiles(self, events: pl.DataFrame, horizon: int) -> list[pl.DataFrame]:
+        """One batch of events as tiles. Changes nothing, so that several threads may do it."""
         selected, _ = self.bundle.select(events)
-        for frames, tiles in zip(self._frames, self.bundle.fold(selected, self.horizon), strict=True):
-            frames.append(tiles)
+        return self.bundle.fold(selected, horizon)
+
+    def hold(self, tiles: Sequence[pl.DataFrame]) -> None:
+        """Keep the tiles of one batch."""
+        for frames, new in zip(self._frames, tiles, strict=True):
+            frames.append(new)
         for i, frames in enumerate(self._frames):
             if sum(map(len, frames)) > _HELD:
                 self._frames[i] = [self._merged(i)]
@@ -84,21 +96,40 @@ def fold(
         else:
             folds.setdefault(base.k, []).append(_Fold(bundle, partials, base))
     target = read_cut(store, source.name, k)
-    columns = {name: kind.polars for name, kind in source.schema.items()}
     for base_k, group in sorted(folds.items()):
-        start = read_cut(store, source.name, base_k)
-        ranges = [(p, start.get(p, 0), end) for p, end in sorted(target.items()) if end > start.get(p, 0)]
-        total, done = sum(b - a for _, a, b in ranges), 0
-        for partition, a, b in ranges:
-            for events in iter_range(store, source.name, partition, a, b, columns, rows=ROWS):
-                for one in group:
-                    one.add(events, slack)
-                done += len(events)
-                if progress is not None:
-                    progress(done, total)
+        _fold_group(store, source, group, read_cut(store, source.name, base_k), target, slack, progress)
         for one in group:
             out[one.bundle.id] = _commit(one, k, target)
     return out
+
+
+def _fold_group(
+    store: OfflineStore,
+    source: Source,
+    group: Sequence[_Fold],
+    start: Mapping[int, int],
+    target: Mapping[int, int],
+    slack: int,
+    progress: Progress | None,
+) -> None:
+    """Fold what lies between two cuts for bundles that stand at the same version, reading ahead while threads fold."""
+    columns = {name: kind.polars for name, kind in source.schema.items()}
+    ranges = [(p, start.get(p, 0), end) for p, end in sorted(target.items()) if end > start.get(p, 0)]
+    total, done = sum(b - a for _, a, b in ranges), 0
+    under_way: deque[tuple[_Fold, Future[list[pl.DataFrame]]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for partition, a, b in ranges:
+            for events in iter_range(store, source.name, partition, a, b, columns, rows=ROWS):
+                for one in group:
+                    under_way.append((one, pool.submit(one.tiles, events, one.raised(events, slack))))
+                while len(under_way) > _THREADS * len(group):
+                    first, tiles = under_way.popleft()
+                    first.hold(tiles.result())
+                done += len(events)
+                if progress is not None:
+                    progress(done, total)
+        for one, tiles in under_way:
+            one.hold(tiles.result())
 
 
 def _commit(one: _Fold, k: int, vector: Mapping[int, int]) -> Version:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
@@ -33,6 +34,7 @@ from tidemill.times import BEGINNING, DAY, floor_to, from_micros
 
 #: A day with more files than this is merged into one by the next fold that adds to it.
 MOST_FILES = 6
+_WRITERS = 4
 _NAME = re.compile(r"(\d{8})-(\d{4})\.json")
 
 
@@ -148,14 +150,16 @@ class Partials:
             SPAN,
         )
         shown = shown.with_columns(start=pl.when(pl.col(SPAN) == LIFETIME).then(None).otherwise(pl.col("start")), _day=pl.Series(days))
-        files = []
-        for (day,), part in sorted(shown.partition_by("_day", as_dict=True, include_key=False).items()):
-            lifetime = day == BEGINNING // DAY
-            name = "lifetime" if lifetime else from_micros(day * DAY).date().isoformat()
-            key = f"{self._root}/{kind.key}/day={name}/{k:08d}-{secrets.token_hex(6)}.parquet"
-            self._store.write_frame(key, part)
-            files.append(PartialFile(kind.key, key, None if lifetime else day, k, len(part)))
-        return files
+        parts = sorted(shown.partition_by("_day", as_dict=True, include_key=False).items())
+        with ThreadPoolExecutor(_WRITERS) as pool:  # most of the time a writer waits for the disk
+            return list(pool.map(lambda part: self._write_day(kind.key, part[0][0], part[1], k), parts))
+
+    def _write_day(self, table: str, day: int, tiles: pl.DataFrame, k: int) -> PartialFile:
+        lifetime = day == BEGINNING // DAY
+        name = "lifetime" if lifetime else from_micros(day * DAY).date().isoformat()
+        key = f"{self._root}/{table}/day={name}/{k:08d}-{secrets.token_hex(6)}.parquet"
+        self._store.write_frame(key, tiles)
+        return PartialFile(table, key, None if lifetime else day, k, len(tiles))
 
     def scan(self, table: int, files: Iterable[PartialFile]) -> pl.DataFrame:
         """The tiles in the files of one table: the entity's keys, SPAN and the table's columns; not merged."""
