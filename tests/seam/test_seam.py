@@ -504,3 +504,9 @@ def test_every_read_equals_the_oracle_in_any_weather(number: int) -> None:
 @pytest.mark.parametrize("number", range(2))
 def test_every_read_equals_the_oracle_in_any_weather_on_sqlite(number: int) -> None:
     run_machine(SeamOnSqlite, 200, 100 + number)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", range(1000, 1020))
+def test_every_read_equals_the_oracle_in_any_weather_for_an_hour(number: int) -> None:
+    run_machine(Seam if number % 4 else SeamOnSqlite, 1000, number)

@@ -64,7 +64,7 @@ class Bundle:
         # Every bundle counts its events: an entity is `missing` when none of them lies in any window.
         self.fixed = FixedTable([Count(), *(p for c in compiled for p in c.parts)])
         self.tables: list[Table[Any]] = [self.fixed, *dict.fromkeys(c.table for c in compiled if c.table is not None)]
-        taken = [*(p.name for p in self.fixed.parts), *(c for t in self.tables for c in t.columns)]
+        taken = ["start", "width_us", *(p.name for p in self.fixed.parts), *(c for t in self.tables for c in t.columns)]
         for key in self.keys:
             if key in taken:
                 raise DefinitionError(f"key {key!r}: the view's partials have a column of that name; rename the key's column")
