@@ -113,6 +113,7 @@ def main() -> None:
             stored = sum(len(c.published) + len(c.tail) for c in found if c is not None)
             floor = p50(lambda c=cells, s=slots: store.env.online.read(c, s))
             ours = p50(lambda size=size: store.get_online_features("model", rows[:size] if size > 1 else [rows[rng.integers(100)]], at=at))
+            kib = stored / size / 1024
             timed = f"{ours:8.0f} us p50; the store's read alone: {floor:8.0f} us"
             print(f"{size:>4} entities, 25 features, {kib:.1f} KiB each: {timed}")
 
