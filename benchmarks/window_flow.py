@@ -51,7 +51,8 @@ def flow(path: Path) -> Dataflow:
     windows = fold_window(
         "hourly",
         keyed,
-        # Of the past: without `to_system_utc=None` every open window would be looked at again with every batch: several times slower, the more so the more keys.
+        # These events are of the past: by default each open window would then be looked at again with every batch, which is several
+        # times slower, the more so the more keys there are.
         EventClock(_at, wait_for_system_duration=timedelta(0), to_system_utc=lambda _: None),
         TumblingWindower(length=timedelta(hours=1), align_to=datetime(2020, 1, 1, tzinfo=UTC)),
         lambda: (0, 0.0),
