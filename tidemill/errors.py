@@ -1,19 +1,19 @@
 """Every error that tidemill raises, as one tree.
 
-    TidemillError
-    ├── DefinitionError            a definition, or tidemill.toml, is wrong; names the file, the view and the fix
-    │   └── ExpressionError        a `where` filter that does not parse, or does not fit the schema
-    ├── NotFoundError              an entity, feature, view, service or project that nobody defined
-    ├── NotAppliedError            defined, but `tidemill apply` has not been run for it
-    ├── RequestError               a request row that cannot be answered: missing key, wrong type
-    │   └── HorizonError           a read of an instant that the store has already compacted past
-    ├── LogError                   a source's log cannot be read: missing, unreadable, not the format it says
-    │   ├── LogChangedError        files that were already read have changed, moved or vanished
-    │   └── LogTruncatedError      offsets that are still needed are gone
-    ├── StoreError                 the online or the offline store cannot do it: full, no permission, unreachable
-    │   ├── StoreVersionError      a store that another version of tidemill wrote
-    │   └── StoreUnavailableError  not now: locked for longer than the time-out, unreachable
-    └── LeaseError                 another process holds the lease (a batch job that is already running)
+TidemillError
+├── DefinitionError            a definition, or tidemill.toml, is wrong; names the file, the view and the fix
+│   └── ExpressionError        a `where` filter that does not parse, or does not fit the schema
+├── NotFoundError              an entity, feature, view, service or project that nobody defined
+├── NotAppliedError            defined, but `tidemill apply` has not been run for it
+├── RequestError               a request row that cannot be answered: missing key, wrong type
+│   └── HorizonError           a read of an instant that the store has already compacted past
+├── LogError                   a source's log cannot be read: missing, unreadable, not the format it says
+│   ├── LogChangedError        files that were already read have changed, moved or vanished
+│   └── LogTruncatedError      offsets that are still needed are gone
+├── StoreError                 the online or the offline store cannot do it: full, no permission, unreachable
+│   ├── StoreVersionError      a store that another version of tidemill wrote
+│   └── StoreUnavailableError  not now: locked for longer than the time-out, unreachable
+└── LeaseError                 another process holds the lease (a batch job that is already running)
 """
 
 from __future__ import annotations
