@@ -20,6 +20,7 @@ from tidemill.kernel.table import (
     Records,
     Table,
     by_small,
+    counted_events,
     group_starts,
     grouped,
     join_blobs,
@@ -85,10 +86,8 @@ class QuantileTable(Table[Int64s]):
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
     def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:
-        valid = events[self.column].is_not_null()
-        if self.where is not None:
-            valid &= masks[self.where]
-        rows = events.filter(valid)
+        counted = counted_events(events, masks, self.column, self.where)
+        rows = events if counted is None else events.filter(counted)
         bucket = buckets_of(rows[self.column].cast(pl.Float64).to_numpy())
         frame = rows.select(by).hstack([pl.Series("_bucket", bucket, dtype=pl.Int32)])
         return grouped(frame, [*by, "_bucket"], [pl.len().cast(pl.Int64).alias("_count")])

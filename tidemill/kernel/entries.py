@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table
+from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, counted_events
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
@@ -58,10 +58,8 @@ class EntriesTable(Table[list[Entry]]):
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
     def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:
-        valid = events[self.column].is_not_null()
-        if self.where is not None:
-            valid &= masks[self.where]
-        rows = events.filter(valid)
+        counted = counted_events(events, masks, self.column, self.where)
+        rows = events if counted is None else events.filter(counted)
         time = pl.lit(0, dtype=pl.Int64) if self.order.by_value else pl.col("_time")
         event_id = pl.lit(None, dtype=pl.String) if self.event_id is None else pl.col(self.event_id)
         value = pl.col(self.column)

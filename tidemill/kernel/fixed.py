@@ -17,7 +17,18 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.kernel import digits
-from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, by_small, group_starts, grouped, join_blobs, split_blobs
+from tidemill.kernel.table import (
+    RECORD_VERSION,
+    Int64s,
+    Records,
+    Table,
+    by_small,
+    counted_events,
+    group_starts,
+    grouped,
+    join_blobs,
+    split_blobs,
+)
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
@@ -237,15 +248,6 @@ def from_sortable(word: int) -> float:
     return value
 
 
-def _valid(events: pl.DataFrame, masks: Mapping[str, pl.Series], column: str | None, where: str | None) -> pl.Series | None:
-    """Which events count: those that pass the filter, with a value in the column. None: all."""
-    passed = masks[where] if where is not None else None
-    if column is None or not events[column].null_count():
-        return passed
-    there = events[column].is_not_null()
-    return there if passed is None else there & passed
-
-
 class FixedTable(Table[Int64s]):
     """See the module's text. A body is int64 of shape (n, words): what adds, then what takes the minimum."""
 
@@ -272,7 +274,7 @@ class FixedTable(Table[Int64s]):
         for part in self.parts:
             key = part.column, part.where
             if key not in valid:
-                valid[key] = _valid(events, masks, *key)
+                valid[key] = counted_events(events, masks, *key)
             values = events[part.column] if part.column is not None else None
             for column, prepared, expr in zip(part.columns, part.prepare(values, valid[key]), part.reduce(), strict=True):
                 if prepared is not None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
-from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, group_starts, grouped, join_blobs, split_blobs
+from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, counted_events, group_starts, grouped, join_blobs, split_blobs
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
@@ -76,10 +76,8 @@ class RegisterTable(Table[Int64s]):
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
     def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:
-        valid = events[self.column].is_not_null()
-        if self.where is not None:
-            valid &= masks[self.where]
-        rows = events.filter(valid)
+        counted = counted_events(events, masks, self.column, self.where)
+        rows = events if counted is None else events.filter(counted)
         register, rank = self.cells(rows[self.column])
         return self.merge(
             rows.select(by).hstack([pl.Series("_register", register, dtype=pl.Int32), pl.Series("_rank", rank, dtype=pl.Int64)]), by

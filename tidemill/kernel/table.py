@@ -123,6 +123,15 @@ def grouped(frame: pl.DataFrame, by: Sequence[str], reduced: Sequence[pl.Expr]) 
     return frame.lazy().group_by(by).agg(reduced).collect(engine="streaming")
 
 
+def counted_events(events: pl.DataFrame, masks: Mapping[str, pl.Series], column: str | None, where: str | None) -> pl.Series | None:
+    """Which events count: those that pass the filter, with a value in the column. None: all."""
+    passed = masks[where] if where is not None else None
+    if column is None or not events[column].null_count():
+        return passed
+    there = events[column].is_not_null()
+    return there if passed is None else there & passed
+
+
 def by_small(keys: Int64s, below: int) -> Int64s:
     """The stable order of keys that are at least 0 and below a bound: by counting instead of comparing, where 16 bits hold them.
 
