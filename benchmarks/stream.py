@@ -125,7 +125,7 @@ def peer_rate(root: Path, events: int) -> float:
 
 
 def memory(root: Path, events: int, workers: int, every: int = 5_000_000) -> list[tuple[int, list[int]]]:
-    """The workers' resident memory in bytes each time that `every` more events have been streamed; printed as it is seen."""
+    """The workers' anonymous memory in bytes each time that `every` more events have been streamed; printed as it is seen."""
     seen: list[tuple[int, list[int]]] = []
 
     def watch(statuses: list[WorkerStatus]) -> None:
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=4_000_000)
     parser.add_argument("--peer-events", type=int, default=300_000, help="what Bytewax's windows are given")
-    parser.add_argument("--memory", type=int, metavar="N", help="stream N million events with two workers, and print their memory instead")
+    parser.add_argument("--memory", type=int, metavar="N", help="stream N million events with two workers, print their memory")
     options = parser.parse_args()
     if options.memory is None:
         compare(options.events, options.peer_events)
