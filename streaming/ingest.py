@@ -226,7 +226,11 @@ class PartitionIngest:
         batches: list[RecordBatch | Events] = []
         rows, at_end = self.rows, not self._live
         while rows > 0 and not at_end:
-            batch = self._next(rows)
+            try:
+                batch = self._next(rows)
+            except LogTruncatedError:  # the log has dropped what this reader still needs: the archive has it, or `restore` says it is lost
+                self.restore()
+                return None
             if batch is None:
                 at_end = True
             else:

@@ -510,3 +510,27 @@ def test_every_read_equals_the_oracle_in_any_weather_on_sqlite(number: int) -> N
 @pytest.mark.parametrize("number", range(1000, 1020))
 def test_every_read_equals_the_oracle_in_any_weather_for_an_hour(number: int) -> None:
     run_machine(Seam if number % 4 else SeamOnSqlite, 1000, number)
+
+
+def test_a_log_that_drops_what_a_reader_still_needs_is_read_from_the_archive(tmp_path: Path) -> None:
+    with Small():
+        world = Seam()
+        world.folder, world.now, world.rows, world.where = tmp_path, START, 1, None
+        world.log = MemoryLog()
+        world.source = tm.Source("log", schema=SCHEMA, timestamp="at", event_id="id", topic="log", max_ahead="40m")
+        world.pool, world.features, world.store = [tm.count(windows=["1h"])], 1, RewindableMemory()
+        world.online, world.offline = world.store, OfflineStore.open(str(tmp_path / "offline"), base=tmp_path)
+        world.applied, world.retired = NOTHING_APPLIED, set()
+        world.env = world._environment()
+        world.define()
+        world.workers, world.flights = {}, {}
+        slow = world.worker(0, 0)
+        world.log.records[0] += [(json.dumps({"k": "a", "at": START}).encode(), START)] * 3
+        world.do_run(1, 0, 0)
+        world.do_retention(0, 0, 0)
+        assert slow is not None
+        assert world.log.first[0] == 3
+        slow.run()
+        assert slow.poll() is None
+        assert slow.position == 3
+        world.check(START + 1)
