@@ -85,7 +85,7 @@ class _ViewAnswer:
     values: dict[str, list[Any]]
     status: dict[str, list[str]]
     slots: list[list[SlotState]]
-    bundle_cells: list[list[list[Cell | None]]]
+    bundle_cells: list[list[Sequence[Cell | None]]]
 
 
 class AsOf:
@@ -268,7 +268,7 @@ class FeatureStore:
         """One view's answer from what the read found, its cells from `at` on."""
         n, shards = len(entities.names), entities.shards
         slots: list[list[SlotState]] = [[] for _ in range(n)]
-        kept: list[list[list[Cell | None]]] = [[] for _ in range(n)]
+        kept: list[list[Sequence[Cell | None]]] = [[] for _ in range(n)]
         evaluated = []
         for bundle, tables in zip(view.bundles, view.tables, strict=True):
             columns = {}
@@ -276,9 +276,10 @@ class FeatureStore:
                 columns[table] = found[at : at + n]
                 at += n
             evaluated.append(bundle.evaluate(instant, columns))
-            for i, shard in enumerate(shards):
-                slots[i].append(states[SlotId(bundle.id, shard)])
-                kept[i].append([column[i] for column in columns.values()])
+            by_shard = {shard: states[SlotId(bundle.id, shard)] for shard in set(shards)}
+            for i, (shard, cells) in enumerate(zip(shards, zip(*columns.values(), strict=True), strict=True)):
+                slots[i].append(by_shard[shard])
+                kept[i].append(cells)
         stale = [False] * n
         if view.max_lag is not None:
             beats = self._heartbeats(view.source)

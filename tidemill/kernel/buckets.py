@@ -70,6 +70,7 @@ def bucket_middles(buckets: Int64s) -> npt.NDArray[np.float64]:
 class QuantileTable(Table[Int64s]):
     """Counts per bucket. Counters saturate at 2**46 - 1, in any order alike, and then the answer is `overflow`. A body is int64 (n,)."""
 
+    record_bytes = 24
     cell = ("_bucket",)
     columns = ("_bucket", "_count")
 

@@ -258,6 +258,7 @@ class FixedTable(Table[Int64s]):
         self.columns = tuple(c for p in self.parts for c in p.columns)
         self.adds = sum(p.words for p in self.parts if p.adds)
         self.words = sum(p.words for p in self.parts)
+        self.record_bytes = 8 * (self.words + 2)
         self.at: dict[Part, int] = {}
         position = 0
         for part in self.parts:

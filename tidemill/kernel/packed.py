@@ -39,7 +39,8 @@ def _of_one(table: Table[Any], cell: Cell, edges: Int64s, end: int) -> Any:
     records = table.decode([cell.published + cell.tail])
     window = _narrowest(records, edges, end)
     if cell.k and cell.tail:
-        first = len(records.tag) - len(table.decode([cell.tail]).tag)
+        tail = len(cell.tail) // table.record_bytes if table.record_bytes else len(table.decode([cell.tail]).tag)
+        first = len(records.tag) - tail
         window[first:][~blocks.counted(records.tag[first:], cell.k, np.frombuffer(cell.vector, dtype="<i8"))] = -1
     return table.states_of_one(records.body, window, len(edges))
 

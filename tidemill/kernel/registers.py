@@ -52,6 +52,7 @@ def stable_hashes(values: pl.Series) -> npt.NDArray[np.uint64]:
 class RegisterTable(Table[Int64s]):
     """HyperLogLog, precision 12 (Flajolet et al., 2007): standard error 1.6 %. A body is int64 (n, 5): a chunk, its registers."""
 
+    record_bytes = 8 * (3 + _WORDS)
     sparse = True
     cell = ("_register",)
     columns = ("_register", "_rank")

@@ -59,6 +59,8 @@ class Table(ABC, Generic[Body]):
     key: str
     columns: tuple[str, ...]
     cell: tuple[str, ...] = ()
+    #: The size of a record; 0 where records are of different sizes.
+    record_bytes = 0
     #: Whether `pack` makes a record of every cell, so that `merge_records` has to follow it.
     sparse = False
 
