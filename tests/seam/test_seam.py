@@ -336,7 +336,7 @@ class Seam(RuleBasedStateMachine):
             )[n]:
                 getattr(self, f"do_{name}")(1 - i, p, n)
 
-        self.online.between = others
+        self.online.between, self.online.wait = others, self.random.randrange(4)
         (self.do_batch, self.do_compact, self.do_restore)[p](i, p, n)
 
     def slots(self) -> list[tuple[SlotId, list[int]]]:

@@ -82,6 +82,7 @@ class Interrupted:
         self.crash_at: int | None = None
         self.crash_after = False
         self.between: Callable[[], None] | None = None
+        self.wait = 0  # calls that `between` lets pass first
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
@@ -89,7 +90,9 @@ class Interrupted:
             return method
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self.between is not None:
+            if self.between is not None and self.wait > 0:
+                self.wait -= 1
+            elif self.between is not None:
                 between, self.between = self.between, None
                 between()
             if self.crash_at is not None:
