@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from tidemill.definitions.resolve import Requested
 from tidemill.entities import entity_key
 from tidemill.environment import Environment
 from tidemill.errors import HorizonError, NotAppliedError, RequestError
-from tidemill.kernel.bundle import Bundle
+from tidemill.kernel.bundle import Bundle, Evaluated, evaluate
 from tidemill.kernel.table import OVERFLOW
 from tidemill.online.base import Cell, CellId, Heartbeat, SlotId, SlotState
 from tidemill.stable import shard_of
@@ -78,14 +79,24 @@ class _Asked(NamedTuple):
 
 @dataclass
 class _ViewAnswer:
-    """One view's part of an answer, for its distinct entities; `row` maps request rows to them."""
+    """One view's part of an answer, for its distinct entities.
+
+    `cells`: per bundle and table of the plan, one cell per entity. `states`: per bundle, the slots that were read, by shard.
+    """
 
     plan: _ViewPlan
-    row: list[int]
-    values: dict[str, list[Any]]
-    status: dict[str, list[str]]
-    slots: list[list[SlotState]]
-    bundle_cells: list[list[Sequence[Cell | None]]]
+    asked: _Asked
+    cells: list[dict[int, Sequence[Cell | None]]]
+    states: list[dict[int, SlotState]]
+    values: dict[str, list[Any]] = field(default_factory=dict)
+    status: dict[str, list[str]] = field(default_factory=dict)
+
+    def positions(self, row: int) -> list[dict[int, int]]:
+        """What is known of a request row's entity, per bundle."""
+        entity = self.asked.row[row]
+        shard = self.asked.shards[entity]
+        pairs = zip(self.states, self.cells, strict=True)
+        return [_known(by_shard[shard], [column[entity] for column in cells.values()]) for by_shard, cells in pairs]
 
 
 class AsOf:
@@ -101,9 +112,8 @@ class AsOf:
     @property
     def time(self) -> dt.datetime | None:
         """The instant (aware, UTC) through which every partition of every source read is known to be applied; None when nothing is."""
-        known = min(
-            (through(s, self._beats[a.plan.source]) for a in self._answers for states in a.slots for s in states), default=BEGINNING
-        )
+        states = ((s, self._beats[a.plan.source]) for a in self._answers for by_shard in a.states for s in by_shard.values())
+        known = min((through(state, beats) for state, beats in states), default=BEGINNING)
         return from_micros(known) if known > BEGINNING else None
 
     def positions(self, view: str, row: int = 0) -> dict[int, int]:
@@ -114,9 +124,7 @@ class AsOf:
         """
         for answer in self._answers:
             if answer.plan.name == view:
-                entity = answer.row[row]
-                pairs = zip(answer.slots[entity], answer.bundle_cells[entity], strict=True)
-                return _lowest([_known(state, cells) for state, cells in pairs])
+                return _lowest(answer.positions(row))
         raise RequestError(f"the request reads no view {view!r}; it reads {', '.join(a.plan.name for a in self._answers)}")
 
 
@@ -196,12 +204,12 @@ class FeatureStore:
         stored: dict[str, list[Any]] = {}
         status: dict[str, list[str]] = {}
         for answer in answers:
-            if len(answer.slots) == len(rows):  # no entity twice, so in the order of the rows
+            if len(answer.asked.names) == len(rows):  # no entity twice, so in the order of the rows
                 stored.update(answer.values)
                 status.update(answer.status)
             else:
-                stored.update((n, [v[i] for i in answer.row]) for n, v in answer.values.items())
-                status.update((n, [v[i] for i in answer.row]) for n, v in answer.status.items())
+                stored.update((n, [v[i] for i in answer.asked.row]) for n, v in answer.values.items())
+                status.update((n, [v[i] for i in answer.asked.row]) for n, v in answer.status.items())
         shown: dict[str, list[str]] = {}
         for column, output in plan.outputs:
             if output is None:
@@ -233,23 +241,24 @@ class FeatureStore:
         return plan
 
     def _read(self, plan: _Plan, rows: Sequence[Mapping[str, Any]], instant: int) -> list[_ViewAnswer]:
-        """Everything in one read of the store."""
+        """Everything in one read of the store, and one pass over what it found."""
         cells: list[CellId] = []
         slots: dict[SlotId, int] = {}
         asked: dict[tuple[str, ...], _Asked] = {}  # views of one entity ask for the same keys
-        begun: list[tuple[_ViewPlan, _Asked, int]] = []
+        begun: list[tuple[_ViewPlan, _Asked]] = []
         for view in plan.views:
             entities = asked.get(view.keys)
             if entities is None:
                 index: dict[str, int] = {}
                 row = [index.setdefault(entity_key(r, view.keys, view.types), len(index)) for r in rows]
                 entities = asked[view.keys] = _Asked(row, list(index), [shard_of(n, plan.shards) for n in index])
-            begun.append((view, entities, len(cells)))
+            begun.append((view, entities))
+            shards = set(entities.shards)
             for bundle, tables in zip(view.bundles, view.tables, strict=True):
                 for table in tables:
                     table_id = bundle.table_ids[table]
                     cells += [CellId(table_id, s, n) for n, s in zip(entities.names, entities.shards, strict=True)]
-                for s in set(entities.shards):
+                for s in shards:
                     slots.setdefault(SlotId(bundle.id, s), len(slots))
         found, states = self.env.online.read(cells, list(slots))
         for slot, state in zip(slots, states, strict=True):
@@ -259,44 +268,38 @@ class FeatureStore:
                     f"{wanted} lies before the horizon of {slot.bundle} ({horizon}): the store no longer has the tiles for it. "
                     f"Read a later instant, or raise online.slack in tidemill.toml before streaming"
                 )
-        by_slot = dict(zip(slots, states, strict=True))
-        return [self._evaluate(view, entities, at, found, by_slot, instant) for view, entities, at in begun]
+        answers, at = [], 0
+        for view, entities in begun:
+            shards, n = set(entities.shards), len(entities.names)
+            columns: list[dict[int, Sequence[Cell | None]]] = []
+            for tables in view.tables:
+                columns.append({table: found[at + i * n : at + (i + 1) * n] for i, table in enumerate(tables)})
+                at += n * len(tables)
+            by_shard = [{s: states[slots[SlotId(bundle.id, s)]] for s in shards} for bundle in view.bundles]
+            answers.append(_ViewAnswer(view, entities, columns, by_shard))
+        evaluated = iter(evaluate(instant, [(b, c) for a in answers for b, c in zip(a.plan.bundles, a.cells, strict=True)]))
+        for answer in answers:
+            self._fill(answer, list(islice(evaluated, len(answer.cells))), instant)
+        return answers
 
-    def _evaluate(
-        self, view: _ViewPlan, entities: _Asked, at: int, found: Sequence[Cell | None], states: Mapping[SlotId, SlotState], instant: int
-    ) -> _ViewAnswer:
-        """One view's answer from what the read found, its cells from `at` on."""
-        n, shards = len(entities.names), entities.shards
-        slots: list[list[SlotState]] = [[] for _ in range(n)]
-        kept: list[list[Sequence[Cell | None]]] = [[] for _ in range(n)]
-        evaluated = []
-        for bundle, tables in zip(view.bundles, view.tables, strict=True):
-            columns = {}
-            for table in tables:
-                columns[table] = found[at : at + n]
-                at += n
-            evaluated.append(bundle.evaluate(instant, columns))
-            by_shard = {shard: states[SlotId(bundle.id, shard)] for shard in set(shards)}
-            for i, (shard, cells) in enumerate(zip(shards, zip(*columns.values(), strict=True), strict=True)):
-                slots[i].append(by_shard[shard])
-                kept[i].append(cells)
-        stale = [False] * n
+    def _fill(self, answer: _ViewAnswer, evaluated: Sequence[Evaluated], instant: int) -> None:
+        """A view's values and statuses, from what was evaluated of each of its bundles."""
+        view, shards = answer.plan, answer.asked.shards
+        late: set[int] = set()
         if view.max_lag is not None:
             beats = self._heartbeats(view.source)
-            stale = [min((through(s, beats) for s in states), default=BEGINNING) < instant - view.max_lag for states in slots]
-        serving = [[states[b].serving for states in slots] for b in range(len(evaluated))]
-        general = [_statuses(e.present, there, stale) for e, there in zip(evaluated, serving, strict=True)]
-        values: dict[str, list[Any]] = {}
-        status: dict[str, list[str]] = {}
+            bound = instant - view.max_lag
+            late = {s for by_shard in answer.states for s, state in by_shard.items() if through(state, beats) < bound}
+        idle = [{s for s, state in by_shard.items() if not state.serving} for by_shard in answer.states]
+        general = [_statuses(e.present, shards, unserved, late) for e, unserved in zip(evaluated, idle, strict=True)]
         for name, b, stored in view.features:
             got, said = stored.read(evaluated[b]), general[b]
-            if not all(serving[b]):
-                got = [v if s else None for v, s in zip(got, serving[b], strict=True)]
+            if idle[b]:
+                got = [None if s in idle[b] else v for v, s in zip(got, shards, strict=True)]
             if OVERFLOW in got:
                 said = [OVERFLOWED if v is OVERFLOW else s for v, s in zip(got, said, strict=True)]
                 got = [None if v is OVERFLOW else v for v in got]
-            values[name], status[name] = got, said
-        return _ViewAnswer(view, entities.row, values, status, slots, kept)
+            answer.values[name], answer.status[name] = got, said
 
     def _heartbeats(self, source: str) -> dict[int, Heartbeat]:
         now = time.monotonic()
@@ -306,10 +309,12 @@ class FeatureStore:
         return kept[1]
 
 
-def _statuses(present: Sequence[bool], serving: Sequence[bool], stale: Sequence[bool]) -> list[str]:
+def _statuses(present: Sequence[bool], shards: Sequence[int], unserved: set[int], late: set[int]) -> list[str]:
     """What can be said of every feature of a bundle alike, per entity."""
-    known = zip(present, serving, stale, strict=True)
-    return [MISSING if not (there and served) else STALE if late else OK for there, served, late in known]
+    if not unserved and not late:
+        return [OK if there else MISSING for there in present]
+    known = zip(present, shards, strict=True)
+    return [MISSING if not there or s in unserved else STALE if s in late else OK for there, s in known]
 
 
 def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:

@@ -22,7 +22,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import tidemill as tm
-from tests.seam.world import OFFLINE_STEPS, ONLINE_STEPS, Crash, Interrupted, MemoryLog, RewindableMemory, RewindableSqlite, plain
+from tests.seam.world import (
+    OFFLINE_STEPS,
+    ONLINE_STEPS,
+    ONLINE_WRITES,
+    Crash,
+    Interrupted,
+    MemoryLog,
+    RewindableMemory,
+    RewindableSqlite,
+    plain,
+)
 from tidemill import blocks
 from tidemill.applied import NOTHING_APPLIED, Applied, apply_definitions
 from tidemill.apps.batch import job
@@ -108,11 +118,16 @@ OFFSETS = st.one_of(
 FLOORS = st.sampled_from([1, 1, 1, SECOND, MINUTE, HOUR, DAY])
 EVENTS = st.lists(st.tuples(VALUES, OFFSETS, FLOORS), min_size=1, max_size=6)
 OPERATIONS = [
-    *("start", "crash", "poll", "poll", "apply", "apply", "apply", "again", "archive", "run", "run", "idle"),
-    *("tick", "compact", "sweep", "batch", "batch", "batch_crash", "apply_crash", "between", "restore"),
+    *("start", "crash", "poll", "poll", "poll", "apply", "apply", "apply", "again", "archive", "run", "run", "race", "idle"),
+    *("tick", "tick", "compact", "sweep", "batch", "batch", "batch_crash", "apply_crash", "between", "between", "restore"),
     *("snapshot", "rollback", "lose", "retention", "compact_archive", "withdraw", "add_feature"),
 ]
-ARGUMENTS = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integers(0, 2), st.integers(0, 7))
+#: An operation, a worker, a partition, and a number that the operation makes its own use of.
+OPERATION = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integers(0, 2), st.integers(0, 7))
+PRODUCE = st.tuples(st.just("produce"), st.just(0), st.integers(0, 2), EVENTS)
+#: Events are part of the weather, not a rule of their own: Hypothesis leaves whole rules out of most examples, and then little happens.
+WEATHER = st.lists(st.one_of(OPERATION, OPERATION, OPERATION, PRODUCE), min_size=4, max_size=24)
+TICKS = [1, 7, 60, 600, 3600, 86400, 5 * 86400, 20 * 86400]
 
 
 class Small:
@@ -131,8 +146,13 @@ class Seam(RuleBasedStateMachine):
 
     sqlite = False
 
-    @initialize(first=st.data(), where=st.sampled_from([None, None, *FILTERS]), rows=st.integers(1, 7))
-    def begin(self, first: Any, where: str | None, rows: int) -> None:
+    @initialize(
+        first=st.data(),
+        where=st.sampled_from([None, None, *FILTERS]),
+        rows=st.integers(1, 7),
+        events=st.lists(EVENTS, min_size=2, max_size=2),
+    )
+    def begin(self, first: Any, where: str | None, rows: int, events: Any) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="seam-", dir=_MEMORY if Path(_MEMORY).is_dir() else None))
         self.now, self.rows, self.where = START, rows, where
         self.log = MemoryLog()
@@ -150,6 +170,8 @@ class Seam(RuleBasedStateMachine):
         self.snapshots: list[tuple[SlotId, list[int], Any]] = []
         self.last: tuple[tuple[int, int], Flush] | None = None
         self.random = random.Random(0)
+        for partition, some in enumerate(events):
+            self.do_produce(0, partition, some)
 
     def _environment(self) -> Environment:
         project = Project(self.folder, "seam", self.folder / "features.py", "", "", shards=SHARDS, slack=SLACK)
@@ -178,25 +200,9 @@ class Seam(RuleBasedStateMachine):
 
     # ---- the world ------------------------------------------------------------------------------------------------------------------
 
-    @rule(partition=st.integers(0, 2), events=EVENTS)
-    def produce(self, partition: int, events: list[Any]) -> None:
-        records = self.log.records.setdefault(partition, [])
-        for values, offset, floor in events:
-            event = {**values, "at": (self.now + offset) // floor * floor}
-            raw = json.dumps({k: v for k, v in event.items() if v is not None or k == "k"}).encode()
-            if values["id"] == 6 and values["s"] is None:
-                raw = raw[:-1]  # cut short
-            records.append((raw, self.now))
-            if values["id"] == 5:
-                records.append(None)  # an offset without a record
-
-    @rule(seconds=st.sampled_from([1, 7, 60, 600, 3600, 86400, 5 * 86400]))
-    def tick(self, seconds: int) -> None:
-        self.now += seconds * SECOND
-
-    @rule(operations=st.lists(ARGUMENTS, min_size=1, max_size=12))
-    def mess(self, operations: list[Any]) -> None:
-        for name, worker, partition, n in operations:
+    @rule(weather=WEATHER)
+    def storm(self, weather: list[Any]) -> None:
+        for name, worker, partition, n in weather:
             self.online.calm()
             self.offline.calm()
             try:
@@ -207,6 +213,22 @@ class Seam(RuleBasedStateMachine):
             self.offline.calm()
 
     # ---- what may happen ------------------------------------------------------------------------------------------------------------
+
+    def do_produce(self, i: int, p: int, events: list[Any]) -> None:
+        self.newest = events
+        records = self.log.records.setdefault(p, [])
+        for values, offset, floor in events:
+            event = {**values, "at": (self.now + offset) // floor * floor}
+            raw = json.dumps({k: v for k, v in event.items() if v is not None or k == "k"}).encode()
+            if values["id"] == 6 and values["s"] is None:
+                raw = raw[:-1]  # cut short
+            records.append((raw, self.now))
+            if values["id"] == 5:
+                records.append(None)  # an offset without a record
+
+    def do_more(self, i: int, p: int, n: int) -> None:
+        """Events like those that came last."""
+        self.do_produce(i, p, self.newest)
 
     def worker(self, i: int, p: int) -> PartitionIngest | None:
         """Worker i's part on partition p, which begins with its first use."""
@@ -254,6 +276,13 @@ class Seam(RuleBasedStateMachine):
             self.last = (i, p), flush
             worker.apply(flush)
 
+    def do_race(self, i: int, p: int, n: int) -> None:
+        """Two workers read the same records, and both apply them."""
+        self.do_poll(i, p, n)
+        self.do_poll(1 - i, p, n)
+        self.do_apply(i, p, n)
+        self.do_apply(1 - i, p, n)
+
     def do_again(self, i: int, p: int, n: int) -> None:
         """A flush is applied, but its writer does not learn it, and sends it again; or a zombie sends an old one."""
         if self.last is not None:
@@ -283,12 +312,14 @@ class Seam(RuleBasedStateMachine):
             worker = self.worker(i, partition)
             if worker is not None:
                 self.flights[i, partition].clear()
+                worker.rows = self.rows * (n + 1)
                 worker.restore()
                 worker.run()
                 worker.archive()
+                worker.rows = self.rows
 
     def do_tick(self, i: int, p: int, n: int) -> None:
-        self.now += (n * n + 1) * SECOND
+        self.now += TICKS[n] * SECOND
 
     def compactor(self) -> Compactor:
         known = {k: blocks.vector_of(v) for k, v in cuts(self.offline, "log").items()}
@@ -327,16 +358,17 @@ class Seam(RuleBasedStateMachine):
             for name in (
                 ("run",),
                 ("apply",),
-                ("compact",),
-                ("batch",),
-                ("rollback",),
-                ("lose",),
+                ("compact", "more", "run"),
+                ("batch", "more", "run"),
+                ("rollback", "run"),
+                ("lose", "run"),
                 ("poll", "apply"),
                 ("snapshot", "run", "rollback"),
             )[n]:
                 getattr(self, f"do_{name}")(1 - i, p, n)
 
-        self.online.between, self.online.wait = others, self.random.randrange(4)
+        self.online.before, most = self.random.choice([(ONLINE_STEPS, 4), (ONLINE_WRITES, 2)])
+        self.online.between, self.online.wait = others, self.random.randrange(most)
         (self.do_batch, self.do_compact, self.do_restore)[p](i, p, n)
 
     def slots(self) -> list[tuple[SlotId, list[int]]]:
@@ -420,12 +452,12 @@ class Seam(RuleBasedStateMachine):
             stored = view.stored(name)
             b = read.plan.bundles.index(stored.bundle)
             for row, key in enumerate(KEYS):
-                state, cells = read.slots[row][b], read.bundle_cells[row][b]
+                state = read.states[b][read.asked.shards[row]]
                 got, status = answer.columns[f"v__{name}"][row], answer.status[f"v__{name}"][row]
                 if not state.serving:
                     assert (got, status) == (None, "missing")
                     continue
-                known = self.events(_highest(state.positions, cells))
+                known = self.events(read.positions(row)[b])
                 passes = FILTERS.get(feature.aggregation.where or "")
                 want = brute_force(
                     feature.aggregation, feature.window, known.get(key, []), at, schema=schema, timestamp="at", event_id="id", passes=passes
@@ -465,15 +497,6 @@ class Seam(RuleBasedStateMachine):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _highest(positions: Any, cells: list[Any]) -> dict[int, int]:
-    out = dict(positions)
-    for cell in cells:
-        if cell is not None and cell.vector:
-            for p in range(len(cell.vector) // 8):
-                out[p] = max(out.get(p, 0), int.from_bytes(cell.vector[8 * p : 8 * p + 8], "little"))
-    return out
-
-
 class SeamOnSqlite(Seam):
     sqlite = True
 
@@ -485,7 +508,7 @@ def run_machine(machine: Any, examples: int, number: int, *, shrink: bool = True
             seed(number)(machine),
             settings=settings(
                 max_examples=examples,
-                stateful_step_count=12,
+                stateful_step_count=6,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ class Interrupted:
         self.crash_at: int | None = None
         self.crash_after = False
         self.between: Callable[[], None] | None = None
-        self.wait = 0  # calls that `between` lets pass first
+        self.wait = 0  # calls that `between` lets pass first, of those that it waits for
+        self.before = methods
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
@@ -90,11 +92,11 @@ class Interrupted:
             return method
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self.between is not None and self.wait > 0:
+            if self.between is not None and name in self.before:
                 self.wait -= 1
-            elif self.between is not None:
-                between, self.between = self.between, None
-                between()
+                if self.wait < 0:
+                    between, self.between = self.between, None
+                    between()
             if self.crash_at is not None:
                 self.crash_at -= 1
                 if self.crash_at < 0:
@@ -111,6 +113,7 @@ class Interrupted:
         self.crash_at = self.between = None
 
 
+ONLINE_WRITES = frozenset({"apply", "rewrite", "rebuild", "reset"})
 ONLINE_STEPS = frozenset({"apply", "rewrite", "rebuild", "reset", "read", "slots"})
 OFFLINE_STEPS = frozenset({"write", "create", "write_frame", "read", "list", "read_frame"})
 
@@ -157,6 +160,7 @@ class RewindableSqlite(SqliteStore):
         return f"shard = ? and tbl in ({', '.join('?' * len(tables))})"
 
 
+@lru_cache(maxsize=4096)
 def plain(raw: bytes) -> dict[str, Any] | None:
     """What a record says, if it is an event at all: an independent, slow decoder for the few forms that this world produces."""
     try:

@@ -34,12 +34,11 @@ _COUNT_BITS = 46
 _COUNT_MASK = (1 << _COUNT_BITS) - 1
 #: A counter that is full says that the true number is at least that, however tiles were merged on the way.
 FULL = _COUNT_MASK
-#: Dense states are made for so many cells at a time: as many as a core's cache holds.
-_DENSE_CELLS = 1 << 16
+#: Histograms are made of so many counters at a time (8 bytes each), and summed in runs of so many buckets.
+_DENSE_CELLS = 1 << 20
+_RUN = 16
 
 Float64s = npt.NDArray[np.float64]
-#: The buckets; cumulated counts (entities, windows, buckets), whole numbers; where a counter was full (entities, windows).
-Slice = tuple[Int64s, Float64s, npt.NDArray[np.bool_]]
 Answer = float | Overflow | None
 
 
@@ -125,22 +124,16 @@ class QuantileTable(Table[Int64s]):
     def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> QuantileStates:
         buckets, index = _numbered(body >> _COUNT_BITS)
         counts = (body & _COUNT_MASK).astype(np.float64)  # a sum of doubles is exact below 2**53, and a bin count needs no sorting
+        entity, window = np.divmod(slot, windows)
         step = max(1, _DENSE_CELLS // (len(buckets) * windows))
         if step < entities:
-            order = by_small(slot, entities * windows)
-            slot, index, counts = slot[order], index[order], counts[order]
-        slices: list[Slice] = []
+            order = by_small(entity, entities)
+            entity, window, index, counts = entity[order], window[order], index[order], counts[order]
+        slices = []
         for low in range(0, entities, step):
             high = min(low + step, entities)
-            a, b = slot.searchsorted((low * windows, high * windows)) if step < entities else (0, len(slot))
-            place = (slot[a:b] - low * windows) * len(buckets) + index[a:b]
-            size = (high - low) * windows * len(buckets)
-            own: Float64s = np.bincount(place, weights=counts[a:b], minlength=size).astype(np.float64, copy=False)
-            nested = own.reshape(high - low, windows, -1)
-            for window in reversed(range(windows - 1)):
-                nested[:, window] += nested[:, window + 1]
-            full = nested.max(axis=2) >= FULL
-            slices.append((buckets, np.cumsum(nested, axis=2, out=nested), full))
+            own = slice(*entity.searchsorted((low, high))) if step < entities else slice(None)
+            slices.append(Histograms(buckets, index[own], window[own], entity[own] - low, counts[own], windows, high - low))
         return QuantileStates(slices, windows)
 
 
@@ -154,31 +147,63 @@ def _numbered(buckets: Int64s) -> tuple[Int64s, Int64s]:
     return np.unique(buckets, return_inverse=True)
 
 
-class QuantileStates:
-    """The states of all entities, in slices.
+class Histograms:
+    """The counts of some entities per window and bucket, in memory as (windows, buckets, entities), with sums of runs of buckets.
 
-    The q-quantile is the bucket of the value of rank floor(q * (n - 1)), counted from 0.
+    The sums are what makes it fast: the run in which a rank lies is found among them, and only that run is looked at one by one.
     """
 
-    def __init__(self, slices: Sequence[Slice], windows: int) -> None:
+    def __init__(
+        self, buckets: Int64s, index: Int64s, window: Int64s, entity: Int64s, counts: Float64s, windows: int, entities: int
+    ) -> None:
+        """Counted is one number per record: its bucket's index, the narrowest window that it lies in, its entity, its count."""
+        self.buckets = buckets
+        runs = -(-len(buckets) // _RUN)
+        place = (window * (runs * _RUN) + index) * entities + entity
+        size = windows * runs * _RUN * entities
+        dense: Float64s = np.bincount(place, weights=counts, minlength=size).astype(np.float64, copy=False)
+        self._counts = dense.reshape(windows, runs, _RUN, entities)
+        for w in reversed(range(windows - 1)):  # a record counts in all longer windows too
+            self._counts[w] += self._counts[w + 1]
+        self._sums = self._counts.sum(axis=2)
+        self._below = self._sums.cumsum(axis=1)
+        #: Where a counter was full: (windows, entities); None: nowhere.
+        self.full = self._counts.max(axis=(1, 2)) >= FULL if counts.sum() >= FULL else None
+
+    def of_rank(self, q: Fraction) -> tuple[Float64s, Int64s]:
+        """The middle of the bucket that holds the value of rank floor(q * (n - 1)), and n: each (windows, entities)."""
+        totals = self._below[:, -1].astype(np.int64)
+        ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
+        last = self._counts.shape[1] - 1
+        run = np.minimum((self._below <= ranks[:, None]).sum(axis=1), last)[:, None]
+        before = np.take_along_axis(self._below - self._sums, run, axis=1)
+        inside = np.take_along_axis(self._counts, run[:, :, None], axis=1)[:, 0].cumsum(axis=1)
+        index = run[:, 0] * _RUN + (inside <= ranks[:, None] - before).sum(axis=1)
+        return bucket_middles(self.buckets[np.minimum(index, len(self.buckets) - 1)]), totals
+
+
+class QuantileStates:
+    """The states of all entities, in slices."""
+
+    def __init__(self, slices: Sequence[Histograms], windows: int) -> None:
         self._slices, self._windows = slices, windows
         self._found: dict[Fraction, list[list[Answer]]] = {}
 
     def quantiles(self, q: Fraction, window: int) -> list[Answer]:
         """One number per entity; None of nothing; OVERFLOW where a counter was full."""
-        if q not in self._found:  # all windows at once: one that asks for a window asks for the others too
-            self._found[q] = self._of_all_windows(q)
-        return self._found[q][window]
+        found = self._found.get(q)
+        if found is None:  # all windows at once: one that asks for a window asks for the others too
+            found = self._found[q] = self._of_all_windows(q)
+        return found[window]
 
     def _of_all_windows(self, q: Fraction) -> list[list[Answer]]:
         out: list[list[Answer]] = [[] for _ in range(self._windows)]
-        for buckets, cumulated, full in self._slices:
-            totals = cumulated[:, :, -1].astype(np.int64)
-            ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
-            index = np.minimum((cumulated <= ranks[:, :, None]).sum(axis=2), len(buckets) - 1)
-            found = bucket_middles(buckets[index]).astype(object)
+        for histograms in self._slices:
+            middles, totals = histograms.of_rank(q)
+            found = middles.astype(object)
             found[totals == 0] = None
-            found[full] = OVERFLOW
-            for answers, column in zip(out, found.T.tolist(), strict=True):
-                answers.extend(column)
+            if histograms.full is not None:
+                found[histograms.full] = OVERFLOW
+            for answers, row in zip(out, found.tolist(), strict=True):
+                answers.extend(row)
         return out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -29,6 +30,8 @@ from tidemill.times import Window, window_start
 from tidemill.types import ColumnType
 
 ENTITY = "_entity"
+#: How many events: every bundle counts them.
+EVENTS = Count()
 Values = list[Any]
 
 
@@ -58,11 +61,13 @@ class Bundle:
     ) -> None:
         self.id, self.schema, self.event_id, self.keys, self.where = id, dict(schema), event_id, list(keys), where
         self.aggregations = list(aggregations)
-        self.windows: list[Window] = list(dict.fromkeys(w for a in aggregations for w in a.windows))
+        self.windows: list[Window] = sorted({w for a in aggregations for w in a.windows}, key=lambda w: (w.length or 0, w.hop))
+        #: Its windows as a text: bundles that agree on it can be evaluated together.
+        self.reach = " ".join(f"{w.length}/{w.hop}" for w in self.windows)
         self.ladder = Ladder(self.windows)
         compiled = [a.compile(schema, event_id) for a in aggregations]
         # Every bundle counts its events: an entity is `missing` when none of them lies in any window.
-        self.fixed = FixedTable([Count(), *(p for c in compiled for p in c.parts)])
+        self.fixed = FixedTable([EVENTS, *(p for c in compiled for p in c.parts)])
         self.tables: list[Table[Any]] = [self.fixed, *dict.fromkeys(c.table for c in compiled if c.table is not None)]
         taken = ["start", "width_us", *(p.name for p in self.fixed.parts), *(c for t in self.tables for c in t.columns)]
         for key in self.keys:
@@ -194,15 +199,8 @@ class Bundle:
 
     def evaluate(self, t: int, cells: Mapping[int, Sequence[Cell | None]]) -> Evaluated:
         """The features at the instant `t` of entities whose cells are given, per position in `tables`; always those of table 0."""
-        edges = [window_start(t, w) for w in self.windows]
-        order = sorted(range(len(edges)), key=edges.__getitem__)
-        ascending = np.array([edges[i] for i in order])
-        states = {i: window_states(self.tables[i], column, ascending, t) for i, column in cells.items()}
-        index = [0] * len(order)
-        for i, position in enumerate(order):
-            index[position] = i
-        counted = self.fixed.at[Count()]
-        return Evaluated(self, index, states, [row[0][counted] > 0 for row in states[0]])
+        (evaluated,) = evaluate(t, [(self, cells)])
+        return evaluated
 
     def reader(self, aggregation: Aggregation, window: Window) -> Reader:
         """What reads one feature out of what `evaluate` found: one value per entity, None for null, or OVERFLOW."""
@@ -234,4 +232,27 @@ class Evaluated:
 
 Reader = Callable[[Evaluated], Values]
 
-__all__ = ["ENTITY", "LIFETIME", "Bundle", "Evaluated", "Int64s", "Rejected"]
+
+def evaluate(t: int, asked: Sequence[tuple[Bundle, Mapping[int, Sequence[Cell | None]]]]) -> list[Evaluated]:
+    """`Bundle.evaluate` of several bundles. Those with the same windows are one pass over their records."""
+    alike: dict[str, list[int]] = {}
+    for i, (bundle, _) in enumerate(asked):
+        alike.setdefault(bundle.reach, []).append(i)
+    out: dict[int, Evaluated] = {}
+    for members in alike.values():
+        edges = [window_start(t, w) for w in asked[members[0]][0].windows]
+        order = sorted(range(len(edges)), key=edges.__getitem__)
+        index = [0] * len(order)
+        for i, position in enumerate(order):
+            index[position] = i
+        columns = [(asked[m][0].tables[i], cells) for m in members for i, cells in asked[m][1].items()]
+        states = iter(window_states(columns, np.array([edges[i] for i in order]), t))
+        for m in members:
+            bundle, cells = asked[m]
+            found = dict(zip(cells, islice(states, len(cells)), strict=True))
+            counted = bundle.fixed.at[EVENTS]
+            out[m] = Evaluated(bundle, index, found, [row[0][counted] > 0 for row in found[0]])
+    return [out[i] for i in range(len(asked))]
+
+
+__all__ = ["ENTITY", "LIFETIME", "Bundle", "Evaluated", "Int64s", "Rejected", "evaluate"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,61 +13,92 @@ from tidemill.kernel.table import Bools, Int64s, Records, Table
 from tidemill.kernel.tiles import RUNG_BITS, Ladder
 from tidemill.online.base import EMPTY_CELL, Cell
 
+#: A table, and the cells of some entities in it.
+Column = tuple[Table[Any], Sequence[Cell | None]]
 
-def window_states(table: Table[Any], cells: Sequence[Cell | None], edges: Int64s, end: int) -> Any:
-    """The state of each entity in each window `[edges[i], end)`; edges ascend. The published value and the tail count as one.
 
-    A tile counts by its start alone: its width is such that no served window cuts it.
+def window_states(columns: Sequence[Column], edges: Int64s, end: int) -> list[Any]:
+    """Per column, the state of each entity in each window `[edges[i], end)`; edges ascend. The published value and the tail count as one.
+
+    A tile counts by its start alone: its width is such that no served window cuts it. All columns are placed in one pass, since for
+    one entity it is the number of NumPy calls that takes the time.
     """
-    entities, windows = len(cells), len(edges)
-    if entities == 1:
-        return _of_one(table, cells[0] or EMPTY_CELL, edges, end)
+    decoded = [_decoded(table, cells) for table, cells in columns]
+    window = _narrowest(_joined([records.span for records, _ in decoded]), edges, end)
+    lengths = [len(records.span) for records, _ in decoded]
+    own = [window[b - n : b] for n, b in zip(lengths, accumulate(lengths), strict=True)]
+    _drop_held(own, decoded, columns)
+    out = []
+    for (table, cells), (records, _), place in zip(columns, decoded, own, strict=True):
+        if len(cells) == 1:
+            out.append(table.states_of_one(records.body, place, len(edges)))
+        else:
+            rows = (place >= 0).nonzero()[0]
+            slot = records.entity[rows] % len(cells) * len(edges) + place[rows]
+            out.append(table.states(table.take(records.body, rows), slot, len(cells), len(edges)))
+    return out
+
+
+def _decoded(table: Table[Any], cells: Sequence[Cell | None]) -> tuple[Records[Any], int]:
+    """All records, published ones first, and where the tails' begin. A tail's entity is counted on behind the last published one."""
+    if len(cells) == 1:
+        cell = cells[0] or EMPTY_CELL
+        records = table.decode([cell.published + cell.tail])
+        if not cell.tail:
+            return records, len(records.tag)
+        tail = len(cell.tail) // table.record_bytes if table.record_bytes else len(table.decode([cell.tail]).tag)
+        return records, len(records.tag) - tail
     blobs = [b"" if cell is None else cell.published for cell in cells]
     tails = [b"" if cell is None else cell.tail for cell in cells]
-    has_tails = any(tails)
-    records = table.decode(blobs + tails if has_tails else blobs)
-    window = _narrowest(records, edges, end)
-    if has_tails:
-        first = int(records.entity.searchsorted(entities))  # published records come first
-        _drop_held(window, records, first, cells)
-    rows = (window >= 0).nonzero()[0]
-    slot = records.entity[rows] % entities * windows + window[rows]
-    return table.states(table.take(records.body, rows), slot, entities, windows)
+    if not any(tails):
+        records = table.decode(blobs)
+        return records, len(records.tag)
+    records = table.decode(blobs + tails)
+    return records, int(records.entity.searchsorted(len(cells)))
 
 
-def _of_one(table: Table[Any], cell: Cell, edges: Int64s, end: int) -> Any:
-    """The same for a single entity, which is what a request in a hurry asks for."""
-    records = table.decode([cell.published + cell.tail])
-    window = _narrowest(records, edges, end)
-    if cell.k and cell.tail:
-        tail = len(cell.tail) // table.record_bytes if table.record_bytes else len(table.decode([cell.tail]).tag)
-        first = len(records.tag) - tail
-        window[first:][~blocks.counted(records.tag[first:], cell.k, np.frombuffer(cell.vector, dtype="<i8"))] = -1
-    return table.states_of_one(records.body, window, len(edges))
+def _joined(arrays: Sequence[Int64s]) -> Int64s:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _narrowest(records: Records[Any], edges: Int64s, end: int) -> Int64s:
-    """The narrowest window that each record lies in, -1 for none."""
-    starts = records.span >> RUNG_BITS
+def _narrowest(spans: Int64s, edges: Int64s, end: int) -> Int64s:
+    """The narrowest window that each tile lies in, -1 for none."""
+    starts = spans >> RUNG_BITS
     window: Int64s = edges.searchsorted(starts, side="right") - 1
     window[starts >= end] = -1
     return window
 
 
-def _drop_held(window: Int64s, records: Records[Any], first: int, cells: Sequence[Cell | None]) -> None:
-    """Unmark the tail records (those from `first` on) that the published value of their entity holds already."""
+def _drop_held(own: Sequence[Int64s], decoded: Sequence[tuple[Records[Any], int]], columns: Sequence[Column]) -> None:
+    """Unmark the tail records that the published value of their entity holds already."""
+    versions = {(c.k, c.vector) for _, cells in columns for c in cells if c is not None and c.tail}
+    if len(versions) == 1:  # as usual: one pass over everything
+        ((k, vector),) = versions
+        if k:
+            held = ~blocks.counted(_joined([r.tag[first:] for r, first in decoded]), k, np.frombuffer(vector, dtype="<i8"))
+            at = 0
+            for place, (_, first) in zip(own, decoded, strict=True):
+                tail = place[first:]
+                tail[held[at : at + len(tail)]] = -1
+                at += len(tail)
+        return
+    for place, (records, first), (_, cells) in zip(own, decoded, columns, strict=True):
+        _drop_held_by_entity(place[first:], records.tag[first:], records.entity[first:] % len(cells), cells)
+
+
+def _drop_held_by_entity(window: Int64s, tags: Int64s, entity: Int64s, cells: Sequence[Cell | None]) -> None:
+    """The same for the tails of one column, whose entities stand at different versions."""
     versions: dict[tuple[int, bytes], list[int]] = {}
     for i, cell in enumerate(cells):
         if cell is not None and cell.k and cell.tail:
             versions.setdefault((cell.k, cell.vector), []).append(i)
-    tags = records.tag[first:]
     for (k, vector), entities in versions.items():
         held = ~blocks.counted(tags, k, np.frombuffer(vector, dtype="<i8"))
         if len(entities) < len(cells):
             member = np.zeros(len(cells), dtype=np.bool_)
             member[entities] = True
-            held &= member[records.entity[first:] - len(cells)]
-        window[first:][held] = -1
+            held &= member[entity]
+        window[held] = -1
 
 
 def compact(table: Table[Any], tails: Sequence[bytes], ladder: Ladder, horizon: int, cuts: Mapping[int, Int64s]) -> list[bytes]:
