@@ -28,8 +28,8 @@ _THREADS = min(4, os.cpu_count() or 1)
 class _Fold:
     """The tiles of one bundle's new segments, merged as they come so that memory stays bounded."""
 
-    def __init__(self, bundle: Bundle, partials: Partials, base: Version) -> None:
-        self.bundle, self.partials, self.base = bundle, partials, base
+    def __init__(self, bundle: Bundle, partials: Partials, base: Version, generation: int) -> None:
+        self.bundle, self.partials, self.base, self.generation = bundle, partials, base, generation
         self.latest, self.arrived = base.latest, base.arrived
         self.horizon = base.horizon
         self._frames: list[list[pl.DataFrame]] = [[] for _ in bundle.tables]
@@ -90,11 +90,11 @@ def fold(
     out: dict[str, Version] = {}
     for bundle in bundles:
         partials = Partials(store, bundle)
-        base = partials.latest()
+        base, generation = partials.standing(k)
         if base.k >= k:
             out[bundle.id] = base
         else:
-            folds.setdefault(base.k, []).append(_Fold(bundle, partials, base))
+            folds.setdefault(base.k, []).append(_Fold(bundle, partials, base, generation))
     target = read_cut(store, source.name, k)
     for base_k, group in sorted(folds.items()):
         _fold_group(store, source, group, read_cut(store, source.name, base_k), target, slack, progress)
@@ -113,7 +113,8 @@ def _fold_group(
     progress: Progress | None,
 ) -> None:
     """Fold what lies between two cuts for bundles that stand at the same version, reading ahead while threads fold."""
-    columns = {name: kind.polars for name, kind in source.schema.items()}
+    read = {column for one in group for column in (*one.bundle.reads, one.bundle.event_id)}
+    columns = {name: kind.polars for name, kind in source.schema.items() if name in read}
     ranges = [(p, start.get(p, 0), end) for p, end in sorted(target.items()) if end > start.get(p, 0)]
     total, done = sum(b - a for _, a, b in ranges), 0
     under_way: deque[tuple[_Fold, Future[list[pl.DataFrame]]]] = deque()
@@ -134,7 +135,7 @@ def _fold_group(
 
 def _commit(one: _Fold, k: int, vector: Mapping[int, int]) -> Version:
     files = tuple(one.write(k))
-    version = Version(k, one.partials.next_generation(k), one.base.k, dict(vector), one.horizon, one.latest, one.arrived, files)
+    version = Version(k, one.generation, one.base.k, dict(vector), one.horizon, one.latest, one.arrived, files)
     if not one.partials.commit(version):
         return one.partials.latest()  # somebody else folded the same segments: theirs is the version
     return version

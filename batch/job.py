@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tidemill.environment import Environment
 from tidemill.errors import NotFoundError, TidemillError
 from tidemill.offline.cuts import latest_cut, make_cut
 from tidemill.offline.leases import Lease
 from tidemill.offline.partials import Partials
+from tidemill.offline.store import read_json
 from tidemill.online.base import SlotId
 from tidemill.publishing import publish
 
@@ -49,6 +53,7 @@ def run_source(env: Environment, name: str, progress: Progress | None = None) ->
     applied = env.applied()
     source = applied.sources[name]
     bundles = [b.bundle for b in applied.of_source(name)]
+    _finish_rollback(env, name)
     make_cut(env.offline, name)
     k = latest_cut(env.offline, name)
     versions: dict[str, int] = {}
@@ -71,39 +76,75 @@ def rollback(env: Environment, name: str) -> dict[str, int]:
     """Take the newest version of every bundle of a source back; the k that each stands at now, by bundle id.
 
     The online slots are emptied, and workers rebuild them from the version before and the log after its cut; until then they
-    answer `missing`. The next batch run folds the withdrawn segments anew.
+    answer `missing`. The next batch run folds the withdrawn segments anew. May be killed at any instant: what is to be taken back is noted
+    first, and this function, or the next batch run, finishes it; run again it takes back nothing more.
+
+    Not for while a batch job runs: that could publish the version that is taken back.
     """
     applied = env.applied()
     if name not in applied.sources:
         raise NotFoundError(f"there is no applied source {name!r}; there are {', '.join(sorted(applied.sources)) or 'none'}")
-    out: dict[str, int] = {}
-    for entry in applied.of_source(name):
-        partials = Partials(env.offline, entry.bundle)
-        newest = partials.latest()
-        if newest.k == 0:
-            raise TidemillError(f"bundle {entry.bundle.id} has no version to roll back: nothing was folded yet")
-        partials.withdraw(newest)
-        before = partials.latest()
-        partials.forget_published(before.k)
-        for shard in range(applied.shards):
-            env.online.reset(SlotId(entry.bundle.id, shard))
-        out[entry.bundle.id] = before.k
-    return out
+    bundles = [b.bundle for b in applied.of_source(name)]
+    note = _rollback_note(name)
+    if env.offline.read(note) is None:
+        newest = {b.id: Partials(env.offline, b).latest() for b in bundles}
+        folded = {i: [v.k, v.generation] for i, v in newest.items() if v.k}
+        if not folded:
+            raise TidemillError(f"source {name!r} has no version to roll back: nothing was folded yet")
+        env.offline.create(note, json.dumps(folded).encode())
+    _finish_rollback(env, name)
+    return {b.id: Partials(env.offline, b).latest().k for b in bundles}
+
+
+def _rollback_note(source: str) -> str:
+    return f"rollbacks/{source}.json"
+
+
+def _finish_rollback(env: Environment, source: str) -> None:
+    """Do what a roll-back has noted, from its beginning: every step may be done twice."""
+    note = _rollback_note(source)
+    data = env.offline.read(note)
+    if data is None:
+        return
+    taken = read_json(env.offline, note, data)
+    applied = env.applied()
+    for entry in applied.of_source(source):
+        if entry.bundle.id in taken:
+            partials = Partials(env.offline, entry.bundle)
+            version: Any = taken[entry.bundle.id]
+            partials.withdraw(*version)
+            partials.forget_published(partials.latest().k)
+            for shard in range(applied.shards):
+                env.online.reset(SlotId(entry.bundle.id, shard))
+    env.offline.delete(note)
+
+
+@contextmanager
+def alone(env: Environment, progress: Progress | None = None) -> Iterator[Progress]:
+    """Hold the lease `batch`; what is yielded reports progress, and renews the lease. Raises `LeaseError` if another process holds it."""
+    with Lease(env.offline, "batch", seconds=LEASE_SECONDS) as lease:
+        due = time.monotonic() + LEASE_SECONDS / 10
+
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + LEASE_SECONDS / 10
+                lease.renew()
+            if progress is not None:
+                progress(what, done, total)
+
+        yield report
 
 
 def run_every(
     env: Environment, seconds: float, stop: Callable[[], bool], sleep: Callable[[float], None], report: Callable[[list[SourceResult]], None]
 ) -> None:
     """Run now and then every `seconds`, holding the lease `batch`, until `stop()`. Raises `LeaseError` if another process holds it."""
-    lease = Lease(env.offline, "batch", seconds=LEASE_SECONDS)
-    lease.acquire()
-    try:
+    with alone(env) as progress:
         due = time.monotonic()
         while not stop():
-            lease.renew()
+            progress("", 0, 0)
             if time.monotonic() >= due:
                 due = time.monotonic() + seconds
-                report(run(env, lambda *_: None))
+                report(run(env, progress))
             sleep(min(1.0, seconds))
-    finally:
-        lease.release()

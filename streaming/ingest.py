@@ -203,15 +203,19 @@ class PartitionIngest:
         return bool(latest_cut(self.offline, self.source.name) or block_start(self._archived))
 
     def _seek(self, offset: int) -> None:
+        """Read on from an offset. What is archived is read from the archive, for ever as it was decoded then.
+
+        Else a schema that has changed since would decode the log differently from what batch folds, and a value would move with a fold.
+        """
         self._read = offset
         self._history = None
         first = self.log.start(self.partition)
-        if offset < first:
-            if self._archived < first:
-                raise LogTruncatedError(
-                    f"{self.source.name}, partition {self.partition}: offset {offset} is needed, the log begins at {first}, and the "
-                    f"archive ends at {self._archived}: events between are lost; restore the archive, or start a new source"
-                )
+        if max(offset, self._archived) < first:
+            raise LogTruncatedError(
+                f"{self.source.name}, partition {self.partition}: offset {offset} is needed, the log begins at {first}, and the "
+                f"archive ends at {self._archived}: events between are lost; restore the archive, or start a new source"
+            )
+        if offset < self._archived:
             columns = {column: kind.polars for column, kind in self.source.schema.items()}
             self._history = ArchiveLog(self.offline, self.source.name, columns).open(self.partition, offset)
         elif self._reader is None:

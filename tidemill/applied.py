@@ -8,13 +8,13 @@ feature any more is retired. A bundle's id is a hash of what its state means, so
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tidemill.aggregations import Aggregation, aggregation_from_spec
 from tidemill.definitions import Definitions, Feature, FeatureView, Source
 from tidemill.definitions.source import str_of_type, type_of_str
-from tidemill.errors import NotAppliedError, StoreVersionError
+from tidemill.errors import DefinitionError, NotAppliedError, StoreVersionError
 from tidemill.kernel.bundle import Bundle, Reader
 from tidemill.kernel.table import RECORD_VERSION
 from tidemill.stable import digest
@@ -77,6 +77,8 @@ class Applied:
     shards: int
     views: Mapping[str, AppliedView]
     services: Mapping[str, Spec]
+    #: How the events of each source were decoded, since its first `apply`: see `decoding`.
+    decoded: Mapping[str, Spec] = field(default_factory=dict)
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -105,6 +107,7 @@ class Applied:
             "shards": self.shards,
             "views": {n: {"definition": v.view.spec(), "bundles": [b.spec() for b in v.bundles]} for n, v in sorted(self.views.items())},
             "services": dict(sorted(self.services.items())),
+            "decoded": dict(sorted(self.decoded.items())),
         }
 
     @classmethod
@@ -119,7 +122,7 @@ class Applied:
             view = FeatureView.from_spec(entry["definition"])
             bundles = [_compiled(view, [aggregation_from_spec(a) for a in b["aggregations"]], b["history"], b) for b in entry["bundles"]]
             views[name] = AppliedView(view, _serving(view, bundles))
-        return cls(version, spec["shards"], views, spec["services"])
+        return cls(version, spec["shards"], views, spec["services"], spec["decoded"])
 
 
 def _compiled(view: FeatureView, aggregations: Sequence[Aggregation], history: bool, kept: Spec | None = None) -> AppliedBundle:
@@ -177,7 +180,39 @@ def apply_definitions(definitions: Definitions, before: Applied, shards: int, ar
     """The registry's next version. `archived`: the sources of which events are archived already."""
     views = {n: apply_view(v, before.views.get(n), v.source.name in archived) for n, v in definitions.views.items()}
     services = {n: s.spec() for n, s in definitions.services.items()}
-    return Applied(before.version + 1, before.shards if before.version else shards, views, services)
+    decoded = dict(before.decoded)
+    for source in {v.source.name: v.source for v in definitions.views.values()}.values():
+        old = decoded.get(source.name) if source.name in archived else None
+        decoded[source.name] = decoding(source) if old is None else _still_decoded(source, old)
+    return Applied(before.version + 1, before.shards if before.version else shards, views, services, decoded)
+
+
+def decoding(source: Source) -> Spec:
+    """What decides how a source's records are decoded, and which of them are events at all."""
+    columns = {c: str_of_type(k) for c, k in source.schema.items()}
+    return {"timestamp": source.timestamp, "arrival": source.arrival, "max_ahead": source.max_ahead, "columns": columns}
+
+
+def _still_decoded(source: Source, before: Spec) -> Spec:
+    """The decoding of a source of which events are archived, with the columns that are new. Raises `DefinitionError`.
+
+    The archive holds events as they were decoded. Where the rule for their times has changed, history would lie by the old one and what
+    comes by the new one. Other columns may come, go and change their type: archived events then have no value there (but an int is a
+    float too).
+    """
+    now = decoding(source)
+    changes = [(what, before[what], now[what]) for what in ("timestamp", "arrival", "max_ahead") if before[what] != now[what]]
+    for column, kind in now["columns"].items():
+        was = before["columns"].get(column, kind)
+        if was != kind and (column in (source.timestamp, source.arrival) or {was[:9], kind[:9]} == {"timestamp"}):
+            changes.append((f"type of {column}", was, kind))
+    if changes:
+        what, was, kind = changes[0]
+        raise DefinitionError(
+            f"source {source.name!r}: {what} was {was!r} and is now {kind!r}, but events are archived as they were decoded then: "
+            f"change it back, or declare a source of another name, which begins with an archive of its own"
+        )
+    return {**now, "columns": {**before["columns"], **now["columns"]}}
 
 
 NOTHING_APPLIED = Applied(0, 0, {}, {})

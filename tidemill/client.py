@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +35,8 @@ Features = Requested | Sequence[Requested]
 OK, STALE, MISSING, OVERFLOWED = "ok", "stale", "missing", "overflow"
 #: For how long a reader may go on with heartbeats it has read; they only ever make an answer look older.
 _BEATS_SECONDS = 0.1
+#: For how long a reader may go on with definitions before it looks whether newer ones were applied.
+_PLAN_SECONDS = 1.0
 
 
 def now_micros() -> int:
@@ -169,9 +171,8 @@ class FeatureStore:
     def __init__(self, path: str | os.PathLike[str] | Environment = ".", *, clock: Callable[[], int] = now_micros) -> None:
         self.env = path if isinstance(path, Environment) else Environment.load(path)
         self._clock = clock
-        self._plans: dict[Any, _Plan] = {}
+        self._plans: dict[Any, tuple[float, _Plan]] = {}
         self._beats: dict[str, tuple[float, dict[int, Heartbeat]]] = {}
-        self._checked = 0.0
 
     # ---- definitions ------------------------------------------------------------------------------------------------------------
 
@@ -197,8 +198,8 @@ class FeatureStore:
         instant that the store has compacted past), `StoreUnavailableError`.
         """
         plan = self._plan(features)
-        rows = entity_rows if isinstance(entity_rows, list) else _rows(entity_rows)
-        instant = self._clock() if at is None else to_micros(at)
+        rows = entity_rows if isinstance(entity_rows, list) and all(type(r) is dict for r in entity_rows) else _rows(entity_rows)
+        instant = self._clock() if at is None else _instant(at)
         answers = self._read(plan, rows, instant)
         columns: dict[str, list[Any]] = {n: [r.get(n) for r in rows] for n in plan.row_columns}
         stored: dict[str, list[Any]] = {}
@@ -224,20 +225,25 @@ class FeatureStore:
 
     def _plan(self, features: Features) -> _Plan:
         key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features
-        found = self._plans.get(key)
+        try:
+            checked, found = self._plans.get(key, (0.0, None))
+        except TypeError:
+            raise RequestError(
+                f"features is {features!r}: give a service, or a list of views, `view:feature` and on-demand features"
+            ) from None
         now = time.monotonic()
-        if found is not None and now - self._checked < 1.0:
+        if found is not None and now - checked < _PLAN_SECONDS:
             return found
         applied = self.env.applied()
-        self._checked = now
         if found is not None and found.version == applied.version:
+            self._plans[key] = now, found
             return found
         wanted = resolve_features(features, self.env.definitions)
         views = tuple(_view_plan(applied, name, wanted) for name in wanted.views)
         row_columns = (*wanted.keys, *wanted.request)
         outputs = tuple((o.column, o if isinstance(o, OnDemand) else None) for o in wanted.outputs)
         plan = _Plan(applied.version, applied.shards, wanted, views, row_columns, outputs, _types(wanted, views))
-        self._plans[key] = plan
+        self._plans[key] = now, plan
         return plan
 
     def _read(self, plan: _Plan, rows: Sequence[Mapping[str, Any]], instant: int) -> list[_ViewAnswer]:
@@ -355,7 +361,7 @@ def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
         if ref.view != name:
             continue
         stored = view.stored(ref.feature)
-        if not _same(defined, view.view, ref.feature):
+        if defined.basis != view.view.basis or not _same(defined, view.view, ref.feature):
             raise NotAppliedError(f"{ref} is defined differently from what is applied: run `tidemill apply`, or undo the change")
         if stored.bundle not in bundles:
             bundles.append(stored.bundle)
@@ -385,24 +391,40 @@ def _same(defined: FeatureView, applied: FeatureView, feature: str) -> bool:
     return narrowed[0] == narrowed[1]
 
 
+def _instant(at: dt.datetime | int | str) -> int:
+    """The instant that a request names, UTC microseconds."""
+    try:
+        instant = to_micros(at)
+        from_micros(instant)
+    except (ValueError, TypeError, OverflowError, AttributeError):
+        raise RequestError(f"at is {at!r}: give a datetime, an ISO 8601 text such as '2024-03-01T12:00:00Z', or UTC microseconds") from None
+    return instant
+
+
 def _rows(entity_rows: Any) -> list[Mapping[str, Any]]:
     if isinstance(entity_rows, pl.DataFrame):
         return list(entity_rows.iter_rows(named=True))
-    if hasattr(entity_rows, "to_dict") and hasattr(entity_rows, "columns"):  # pandas, without importing it
+    if hasattr(entity_rows, "to_pylist"):  # an Arrow table or record batch, without importing it
+        return list(entity_rows.to_pylist())
+    if hasattr(entity_rows, "to_dict") and hasattr(entity_rows, "columns"):  # pandas
         return list(pl.from_pandas(entity_rows).iter_rows(named=True))
-    if isinstance(entity_rows, Mapping):
-        raise RequestError("entity_rows is one dict: give a list of them, such as [{'origin': 'JFK'}]")
-    return list(entity_rows)
+    one = isinstance(entity_rows, (Mapping, str)) or not isinstance(entity_rows, Iterable)
+    rows: list[Any] = [entity_rows] if one else list(entity_rows)
+    wrong = [r for r in rows if not isinstance(r, Mapping)]
+    if wrong or isinstance(entity_rows, Mapping):
+        got = f"has {wrong[0]!r} in it" if wrong else "is one dict"
+        raise RequestError(f"entity_rows {got}: give a list of dicts, such as [{{'origin': 'JFK'}}], or a frame")
+    return rows
 
 
 def _on_demand(output: OnDemand, stored: Mapping[str, list[Any]], rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    columns: dict[str, Any] = {r.column: np.array([np.nan if v is None else v for v in stored[r.column]]) for r in output.refs}
+    columns = {r.column: stored[r.column] for r in output.refs}
     for name in output.request:
         missing = [i for i, r in enumerate(rows) if name not in r]
         if missing:
             raise RequestError(f"request row {missing[0]} has no {name!r}, which on-demand feature {output.name!r} needs")
-        columns[name] = np.array([np.nan if r[name] is None else r[name] for r in rows])
-    return [None if np.isnan(v) else v for v in output.evaluate(columns).tolist()]
+        columns[name] = [r[name] for r in rows]
+    return output.evaluate(columns)
 
 
 def _worst(statuses: Sequence[str]) -> str:

@@ -139,7 +139,7 @@ def compare(before: Applied, after: Applied) -> Plan:
         sources=sources,
         services=tuple(_services(before.services, after.services)),
         sizes=sizes,
-        warnings=(*_size_warnings(sizes), *_moves(sources)),
+        warnings=(*_size_warnings(sizes), *_moves(sources), *_empty_history(before.sources, after.sources)),
         differs=not before.version or before.spec() != after.spec(),
     )
 
@@ -237,6 +237,17 @@ def _moves(sources: Iterable[SourceChange]) -> Iterable[str]:
                 f"source {source.name} is to be read from another place ({'; '.join(source.details)}): positions stay as they are, so the "
                 f"same offsets must hold the same events there; if they do not, give it another name"
             )
+
+
+def _empty_history(before: Mapping[str, Source], after: Mapping[str, Source]) -> Iterable[str]:
+    for name in before.keys() & after.keys():
+        old, new = before[name].schema, after[name].schema
+        for column, kind in new.items():
+            if old.get(column) != kind and (str(old.get(column)), str(kind)) != ("int", "float"):
+                yield (
+                    f"column {column} of source {name} is {'of another type' if column in old else 'new'}: events that are archived already "
+                    "have no value there (null), and dead letters that are events now count when they are replayed"
+                )
 
 
 def _services(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> Iterable[ServiceChange]:

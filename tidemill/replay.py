@@ -26,7 +26,7 @@ from tidemill.environment import Environment
 from tidemill.errors import LogError, StoreError, TidemillError
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.files import FORMATS, FileLog
-from tidemill.offline.archive import partitions
+from tidemill.offline.archive import archived_end, partitions
 from tidemill.offline.dead import LETTER_COLUMNS, list_dead
 from tidemill.offline.store import OfflineStore, read_json
 
@@ -164,13 +164,14 @@ def _files_of(env: Environment, source: Source, partition: int) -> list[Path]:
 
 
 def _letters(store: OfflineStore, source: str, reason: str | None) -> pl.DataFrame:
-    """All letters of a source, in order."""
+    """All letters of a source that are decided for good, in order."""
     pages = []
     for partition in partitions(store, source, "dead"):
         start = 0
         while True:
             page = list_dead(store, source, partition=partition, reason=reason, start=start, limit=_PAGE)
-            pages.append(page)
+            # A letter beyond what is archived is not decided yet: a worker that crashed reads it again, with today's schema.
+            pages.append(page.filter(pl.col("offset") < archived_end(store, source, partition)))
             if page.height < _PAGE:
                 break
             start = int(page["offset"][-1]) + 1

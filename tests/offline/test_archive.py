@@ -24,6 +24,7 @@ from tidemill.offline.archive import (
     iter_range,
     partitions,
     range_files,
+    range_name,
     read_range,
 )
 from tidemill.offline.store import DirectoryStore, OfflineStore
@@ -214,10 +215,15 @@ def test_a_column_that_the_schema_got_later_is_null_before(store: OfflineStore) 
     assert read_range(store, "s", 0, 0, 4)["note"].to_list() == [None, None, "new"]
 
 
-def test_a_column_that_changed_its_type_is_an_error_that_names_it(store: OfflineStore) -> None:
+def test_a_column_that_changed_its_type_is_null_before(store: OfflineStore) -> None:
     put(store, 0, 2)
-    with pytest.raises(StoreError, match=r"column 'amount' of .*-000000000000002.parquet is Int64, and String was expected"):
-        read_range(store, "s", 0, 0, 2, {"amount": pl.String()})
+    assert read_range(store, "s", 0, 0, 2, {"amount": pl.String()})["amount"].to_list() == [None, None]
+
+
+def test_a_file_without_its_places_is_named(store: OfflineStore) -> None:
+    store.write_frame(f"{FOLDER}/{range_name(0, 2)}", events([0]).drop("_time"))
+    with pytest.raises(StoreError, match=r"column '_time' of .*-000000000000002.parquet is missing"):
+        read_range(store, "s", 0, 0, 2, COLUMNS)
 
 
 def test_a_damaged_file_is_named(store: OfflineStore) -> None:

@@ -120,7 +120,7 @@ EVENTS = st.lists(st.tuples(VALUES, OFFSETS, FLOORS), min_size=1, max_size=6)
 OPERATIONS = [
     *("start", "crash", "poll", "poll", "poll", "apply", "apply", "apply", "again", "archive", "run", "run", "race", "idle"),
     *("tick", "tick", "compact", "sweep", "batch", "batch", "batch_crash", "apply_crash", "between", "between", "restore"),
-    *("snapshot", "rollback", "lose", "retention", "compact_archive", "withdraw", "add_feature"),
+    *("snapshot", "rollback", "lose", "retention", "compact_archive", "withdraw", "withdraw_crash", "add_feature"),
 ]
 #: An operation, a worker, a partition, and a number that the operation makes its own use of.
 OPERATION = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integers(0, 2), st.integers(0, 7))
@@ -403,6 +403,11 @@ class Seam(RuleBasedStateMachine):
             job.rollback(self.env, "log")
         except TidemillError:
             return  # nothing was folded yet
+
+    def do_withdraw_crash(self, i: int, p: int, n: int) -> None:
+        store = self.online if p % 2 else self.offline
+        store.crash_at, store.crash_after = n, bool(i)
+        self.do_withdraw(i, p, n)
 
     def do_add_feature(self, i: int, p: int, n: int) -> None:
         """The definitions change, and running workers pick it up."""

@@ -61,11 +61,12 @@ def batch(
         if name is not None and name not in sources:
             raise NotFoundError(f"there is no applied source {name!r}; {suggestion(name, sources)}")
     if rollback is not None:
-        _roll_back(out, rollback, job.rollback(env, rollback))
+        with job.alone(env):
+            _roll_back(out, rollback, job.rollback(env, rollback))
     elif seconds is not None:
         _repeat(env, out, job, seconds)
     else:
-        with Progress() as progress:
+        with Progress() as shown, job.alone(env, shown) as progress:
             results = [job.run_source(env, source, progress)] if source is not None else job.run(env, progress)
         _report(out, results)
 

@@ -115,9 +115,9 @@ def archived_batches(
 ) -> Iterator[ArchivedBatch]:
     """Adjoining batches of at most `rows` events from `start` on: up to `end`, or to the end of what is archived from there.
 
-    `columns` are the source's columns that are wanted, with their types; a column that a file does not have yet is null. None takes
-    every column as it is stored. `_offset`, `_time` and `_arrival` are always there. Files that compaction removes meanwhile are
-    no trouble. Raises `StoreError` where a file cannot be read, or an offset before `end` is not archived.
+    `columns` are the source's columns that are wanted, with their types; a column that a file does not have, or has in another type, is
+    null (an int column read as float is cast). None takes every column as it is stored. `_offset`, `_time` and `_arrival` are always
+    there. Files that compaction removes meanwhile are no trouble. Raises `StoreError` where a file cannot be read, or an offset before `end` is not archived.
     """
     folder = partition_folder("archive", source, partition)
     limit = _BEYOND if end is None else end
@@ -415,17 +415,14 @@ def _wanted(path: str, schema: pl.Schema, columns: Mapping[str, pl.DataType]) ->
     wanted: list[pl.Expr] = []
     for name, dtype in {**columns, **PLACE_COLUMNS}.items():
         stored = schema.get(name)
-        if stored is None and name not in PLACE_COLUMNS:
-            wanted.append(pl.lit(None, dtype).alias(name))
-        elif stored == dtype:
+        if stored == dtype:
             wanted.append(pl.col(name))
+        elif name in PLACE_COLUMNS:
+            raise StoreError(f"column {name!r} of {path} is {stored or 'missing'}, and {dtype} was expected: restore the file")
         elif stored == pl.Int64 and dtype == pl.Float64:
             wanted.append(pl.col(name).cast(pl.Float64))
-        else:
-            raise StoreError(
-                f"column {name!r} of {path} is {stored or 'missing'}, and {dtype} was expected: the source's schema changed its type; "
-                "declare the new form as another column or another source"
-            )
+        else:  # decoded before the column was declared, or when it was of another type
+            wanted.append(pl.lit(None, dtype).alias(name))
     return wanted
 
 

@@ -67,12 +67,13 @@ class Lease:
     def acquire(self) -> int:
         """Take the lease and return the generation. Raises `LeaseError` while another holds it; it does not wait.
 
-        Also after a restart a process waits for its predecessor's lease to run out: they may both be alive.
+        What a process of this host held that is dead is free at once. Elsewhere one waits for its predecessor's lease to run out: they
+        may both be alive.
         """
         while True:
             latest = self._latest()
             now = self._now()
-            if latest and latest.until > now:
+            if latest and latest.until > now and not _dead(latest.owner):
                 if self._mine and latest.generation == self._mine.generation:
                     return self.renew()
                 self._mine = None
@@ -148,6 +149,20 @@ class Lease:
     def _held_by(self, holding: Holding) -> LeaseError:
         until = from_micros(holding.until).isoformat(timespec="seconds")
         return LeaseError(f"the lease {self._name!r} is held by {holding.owner} until {until}: wait for it, or stop that process")
+
+
+def _dead(owner: str) -> bool:
+    """Whether the owner was a process of this host that is no more."""
+    host, _, pid = owner.rpartition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # it lives, as another user; or it is no process id
+        return False
+    return False
 
 
 def _encoded(holding: Holding) -> bytes:

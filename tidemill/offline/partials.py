@@ -83,15 +83,26 @@ class Partials:
 
     def versions(self) -> list[tuple[int, int]]:
         """(k, generation) of every version that is not withdrawn, ascending."""
-        names = [key.rpartition("/")[2] for key in self._store.list(self._root)]
-        withdrawn = {n.removesuffix(".withdrawn") for n in names if n.endswith(".withdrawn")}
-        found = [m for n in names if (m := _NAME.fullmatch(n)) and n.removesuffix(".json") not in withdrawn]
-        return sorted((int(m[1]), int(m[2])) for m in found)
+        return self._listed()[0]
 
     def latest(self) -> Version:
         """The newest version; `NOTHING` (k = 0) before the first fold."""
         found = self.versions()
         return self.read(*found[-1]) if found else NOTHING
+
+    def standing(self, k: int) -> tuple[Version, int]:
+        """The newest version, and the generation that a fold from there up to `k` has: above those that were withdrawn.
+
+        Both from one look, so that of folds that began at the same version one commits.
+        """
+        found, withdrawn = self._listed()
+        return self.read(*found[-1]) if found else NOTHING, max((g + 1 for of, g in withdrawn if of == k), default=0)
+
+    def _listed(self) -> tuple[list[tuple[int, int]], set[tuple[int, int]]]:
+        names = [key.rpartition("/")[2] for key in self._store.list(self._root)]
+        withdrawn = {(int(m[1]), int(m[2])) for n in names if (m := _NAME.fullmatch(n.replace(".withdrawn", ".json"))) and n != m[0]}
+        found = {(int(m[1]), int(m[2])) for n in names if (m := _NAME.fullmatch(n))}
+        return sorted(found - withdrawn), withdrawn
 
     def read(self, k: int, generation: int) -> Version:
         """One version."""
@@ -108,14 +119,9 @@ class Partials:
         """Create a version; False where it exists already, and nothing happened."""
         return self._store.create(self._key(version.k, version.generation), msgspec.json.encode(version))
 
-    def next_generation(self, k: int) -> int:
-        """The generation that a fold up to `k` has: above every one that exists, withdrawn or not."""
-        names = (key.rpartition("/")[2] for key in self._store.list(self._root))
-        return max((int(m[2]) + 1 for n in names if (m := _NAME.fullmatch(n)) and int(m[1]) == k), default=0)
-
-    def withdraw(self, version: Version) -> None:
+    def withdraw(self, k: int, generation: int) -> None:
         """Take a version back. Its files stay until they are swept."""
-        self._store.create(self._key(version.k, version.generation).removesuffix(".json") + ".withdrawn", b"")
+        self._store.create(self._key(k, generation).removesuffix(".json") + ".withdrawn", b"")
 
     def published(self) -> int:
         """The largest k through which every entity is known to be published."""

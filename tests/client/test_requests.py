@@ -1,0 +1,74 @@
+"""What a request may ask, and whose definitions answer it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import tidemill as tm
+from tests.project import EVENTS, VIEW, Folder, events
+from tidemill.errors import NotAppliedError, RequestError
+
+POSITIVE = VIEW.replace("aggregations", 'where="x > 0", aggregations')
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path / "p", EVENTS + POSITIVE)
+    folder.log(events(10))
+    folder.stream()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [VIEW.replace("aggregations", 'where="x < 0", aggregations'), POSITIVE.replace('tm.Entity("k")', 'tm.Entity("k", keys=["x"])')],
+)
+def test_a_view_that_means_something_else_than_what_is_applied_is_refused(folder: Folder, changed: str) -> None:
+    folder.write(EVENTS + changed)
+    with pytest.raises(NotAppliedError, match=r"v:count_lifetime is defined differently"):
+        folder.get(k="a", x=1)
+
+
+def test_each_request_looks_for_newer_definitions_however_many_others_there_are(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("tidemill.client.time.monotonic", lambda: now[0])
+    store = tm.FeatureStore(folder.env)
+    wanted: list[Any] = [["v"], ["v:count_lifetime"]]
+    for features in wanted:
+        store.get_online_features(features, [{"k": "a"}])
+    other = Folder.__new__(Folder)
+    other.path = folder.path
+    other.define(EVENTS + VIEW)
+    for features in wanted:
+        now[0] += 2
+        with pytest.raises(NotAppliedError):
+            store.get_online_features(features, [{"k": "a"}])
+
+
+@pytest.mark.parametrize("at", ["soon", "", 10**18, dt.date(2026, 1, 1), 1.5, "0001-01-01T00:00:00+12:00"])
+def test_an_instant_that_is_none_is_refused(folder: Folder, at: Any) -> None:
+    with pytest.raises(RequestError, match="give a datetime"):
+        tm.FeatureStore(folder.env).get_online_features(["v"], [{"k": "a"}], at=at)
+
+
+@pytest.mark.parametrize("rows", ["a", [None], [("k", "a")], {"k": "a"}, 5])
+def test_rows_that_are_none_are_refused(folder: Folder, rows: Any) -> None:
+    with pytest.raises(RequestError, match="give a list of dicts"):
+        tm.FeatureStore(folder.env).get_online_features(["v"], rows)
+
+
+def test_rows_may_be_an_arrow_table_or_any_iterable(folder: Folder) -> None:
+    store = tm.FeatureStore(folder.env)
+    for rows in (pa.table({"k": ["a", "b"]}), iter([{"k": "a"}, {"k": "b"}])):
+        assert store.get_online_features(["v"], rows, at="2026-06-01").columns["v__count_lifetime"] == [10, 0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("features", [{"a": 1}, [["v"]]])
+def test_features_that_are_none_are_refused(folder: Folder, features: Any) -> None:
+    with pytest.raises(RequestError, match="give a service, or a list"):
+        tm.FeatureStore(folder.env).get_online_features(features, [{"k": "a"}])
