@@ -45,7 +45,7 @@ from tidemill.environment import Environment
 from tidemill.errors import HorizonError, TidemillError
 from tidemill.kernel.table import OVERFLOW
 from tidemill.offline.archive import archived_end, compact, partitions
-from tidemill.offline.cuts import cuts
+from tidemill.offline.cuts import cuts, make_cut
 from tidemill.offline.store import OfflineStore
 from tidemill.online.base import SlotId
 from tidemill.testing import brute_force
@@ -105,7 +105,7 @@ VALUES = st.fixed_dictionaries(
         "n": st.one_of(st.none(), st.integers(-5, 5), st.sampled_from([2**63 - 1, -(2**63)])),
         "s": st.sampled_from([None, "", "a", "é", "\U0001f600", "\ue000"]),
         "b": st.sampled_from([None, True, False]),
-        "k": st.sampled_from([*KEYS, *KEYS, *KEYS, None]),
+        "k": st.sampled_from([*KEYS, *KEYS, "a", "a", "a", "a", None]),
         "id": st.one_of(st.none(), st.integers(0, 6)),
     }
 )
@@ -119,7 +119,8 @@ FLOORS = st.sampled_from([1, 1, 1, SECOND, MINUTE, HOUR, DAY])
 EVENTS = st.lists(st.tuples(VALUES, OFFSETS, FLOORS), min_size=1, max_size=6)
 OPERATIONS = [
     *("start", "crash", "poll", "poll", "poll", "apply", "apply", "apply", "again", "archive", "run", "run", "race", "idle"),
-    *("tick", "tick", "compact", "sweep", "batch", "batch", "batch_crash", "apply_crash", "between", "between", "restore"),
+    *("tick", "tick", "compact", "compact", "sweep", "cut", "batch", "batch", "batch_crash", "apply_crash"),
+    *("between", "between", "between", "restore"),
     *("snapshot", "rollback", "lose", "retention", "compact_archive", "withdraw", "withdraw_crash", "add_feature"),
 ]
 #: An operation, a worker, a partition, and a number that the operation makes its own use of.
@@ -131,11 +132,15 @@ TICKS = [1, 7, 60, 600, 3600, 86400, 5 * 86400, 20 * 86400]
 
 
 class Small:
-    """Blocks of two offsets, so that small logs have many."""
+    """Blocks of two offsets, or as many as an example says, so that small logs have many."""
 
     def __enter__(self) -> None:
         self._before = blocks._SMALLEST, blocks._LARGEST, blocks._STEPS
-        blocks._SMALLEST, blocks._LARGEST, blocks._STEPS = 1, 1, blocks._STEPS[:0]
+        self.of(1)
+
+    @staticmethod
+    def of(bits: int) -> None:
+        blocks._SMALLEST, blocks._LARGEST, blocks._STEPS = bits, bits, blocks._STEPS[:0]
 
     def __exit__(self, *_: object) -> None:
         blocks._SMALLEST, blocks._LARGEST, blocks._STEPS = self._before
@@ -150,11 +155,13 @@ class Seam(RuleBasedStateMachine):
         first=st.data(),
         where=st.sampled_from([None, None, *FILTERS]),
         rows=st.integers(1, 7),
+        bits=st.integers(1, 4),
         events=st.lists(EVENTS, min_size=2, max_size=2),
     )
-    def begin(self, first: Any, where: str | None, rows: int, events: Any) -> None:
+    def begin(self, first: Any, where: str | None, rows: int, bits: int, events: Any) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="seam-", dir=_MEMORY if Path(_MEMORY).is_dir() else None))
         self.now, self.rows, self.where = START, rows, where
+        Small.of(bits)
         self.log = MemoryLog()
         self.source = tm.Source("log", schema=SCHEMA, timestamp="at", event_id="id", topic="log", max_ahead="40m")
         self.pool = [first.draw(aggregations(f"f{i}")) for i in range(4)]
@@ -327,15 +334,18 @@ class Seam(RuleBasedStateMachine):
 
     def do_compact(self, i: int, p: int, n: int) -> None:
         compactor = self.compactor()
-        for b in self.active:
-            for table in b.bundle.table_ids:
-                slot = SlotId(b.bundle.id, n % SHARDS)
+        for slot, tables in self.slots():
+            for table in tables:
                 compactor.compact(slot, table, self.online.entities(slot, table))
 
     def do_sweep(self, i: int, p: int, n: int) -> None:
         compactor = self.compactor()
         for _ in range(n + 1):
             compactor.sweep(SHARDS)
+
+    def do_cut(self, i: int, p: int, n: int) -> None:
+        """Batch cuts, and is killed before it folds: compaction may merge what lies in one segment."""
+        make_cut(self.offline, "log")
 
     def do_batch(self, i: int, p: int, n: int) -> None:
         job.run(self.env)
@@ -367,9 +377,11 @@ class Seam(RuleBasedStateMachine):
             )[n]:
                 getattr(self, f"do_{name}")(1 - i, p, n)
 
+        if p == 1:
+            self.do_cut(i, p, n)
         self.online.before, most = self.random.choice([(ONLINE_STEPS, 4), (ONLINE_WRITES, 2)])
         self.online.between, self.online.wait = others, self.random.randrange(most)
-        (self.do_batch, self.do_compact, self.do_restore)[p](i, p, n)
+        {0: self.do_batch, 1: self.do_compact, 2: self.do_restore}[p](i, p, n)
 
     def slots(self) -> list[tuple[SlotId, list[int]]]:
         return [(SlotId(b.bundle.id, s), b.bundle.table_ids) for b in self.active for s in range(SHARDS)]
