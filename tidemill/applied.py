@@ -20,7 +20,7 @@ from tidemill.kernel.table import RECORD_VERSION
 from tidemill.stable import digest
 from tidemill.times import Window
 
-FORMAT = 1
+FORMAT = 2
 Spec = dict[str, Any]
 
 

@@ -20,7 +20,8 @@ Int64s = npt.NDArray[np.int64]
 _SMALLEST, _LARGEST = 10, 16  # log2 of the block sizes
 _PARTITION_SHIFT = 44
 _OFFSET_MASK = (1 << _PARTITION_SHIFT) - 1
-MAX_PARTITION = (1 << 18) - 1
+#: Far fewer than a tag has room for: every published cell carries the vector of its cut, 8 bytes for each partition up to the highest.
+MAX_PARTITION = (1 << 12) - 1
 #: Where the block size doubles.
 _STEPS = np.array([1 << (bits + 6) for bits in range(_SMALLEST + 1, _LARGEST + 1)], dtype=np.int64)
 

@@ -439,4 +439,5 @@ def _types(wanted: FeatureSet, views: Sequence[_ViewPlan]) -> dict[str, pl.DataT
             kind = stored.feature.type.polars
             listed = stored.feature.aggregation.compile(stored.bundle.schema, stored.bundle.event_id).listed
             out[name] = pl.List(kind) if listed else kind
+    out.update((o.column, o.output.polars) for o in wanted.on_demands)
     return out

@@ -14,6 +14,7 @@ from tidemill.errors import DefinitionError, LogError
 from tidemill.logs.base import Log
 from tidemill.logs.decode import Decoder
 from tidemill.logs.files import FileLog
+from tidemill.logs.heads import StoredHeads
 from tidemill.offline.archive import partitions
 from tidemill.offline.index import StoredFileIndex
 from tidemill.offline.registry import Registry
@@ -106,9 +107,15 @@ class Environment:
         """A source's log. Raises `LogError`."""
         if source.path is None:
             raise LogError(f"source {source.name!r} has no `path`, and this project has no brokers: give it one of them")
-        index = StoredFileIndex(self.offline, source.name)
         columns = list(dict.fromkeys([*source.schema, *([source.arrival] if source.arrival else [])]))
-        return FileLog(self.project.resolve(source.path), format=source.format, index=index, columns=columns, timestamp=source.timestamp)
+        return FileLog(
+            self.project.resolve(source.path),
+            format=source.format,
+            index=StoredFileIndex(self.offline, source.name),
+            heads=StoredHeads(self.offline, source.name),
+            columns=columns,
+            timestamp=source.timestamp,
+        )
 
     @staticmethod
     def decoder(source: Source) -> Decoder:

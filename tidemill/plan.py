@@ -244,9 +244,10 @@ def _empty_history(before: Mapping[str, Source], after: Mapping[str, Source]) ->
         old, new = before[name].schema, after[name].schema
         for column, kind in new.items():
             if old.get(column) != kind and (str(old.get(column)), str(kind)) != ("int", "float"):
+                what = "of another type" if column in old else "new"
                 yield (
-                    f"column {column} of source {name} is {'of another type' if column in old else 'new'}: events that are archived already "
-                    "have no value there (null), and dead letters that are events now count when they are replayed"
+                    f"column {column} of source {name} is {what}: events that are archived already have no value there (null), and dead "
+                    "letters that are events now count when they are replayed"
                 )
 
 

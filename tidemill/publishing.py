@@ -25,7 +25,8 @@ class Published:
         self._blobs: list[dict[str, bytes]] = []
         files = partials.live(version.files, version.horizon)
         for i in range(len(bundle.tables)):
-            tiles = bundle.merge(i, partials.scan(i, files), version.horizon)
+            mine = [f.day for f in files if f.table == bundle.tables[i].key]
+            tiles = bundle.merge(i, partials.scan(i, files), version.horizon, distinct=len(mine) == len(set(mine)))
             tiles = bundle.with_entities(tiles)
             if only is not None:
                 tiles = tiles.filter(pl.col(ENTITY).is_in(pl.Series(sorted(only), dtype=pl.String).implode()))

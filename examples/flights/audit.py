@@ -165,11 +165,10 @@ def right_values(answer: Served, definitions: Definitions, logs: Mapping[str, Ra
     return right
 
 
-def _on_demand(on_demand: OnDemand, values: Mapping[str, Any]) -> float | None:
+def _on_demand(on_demand: OnDemand, values: Mapping[str, Any]) -> Any:
     """The user's own function over the right values, of length 1."""
-    columns = {p.column: np.array([values[p.column]], dtype=np.float64) for p in on_demand.parameters.values()}
-    (result,) = on_demand.evaluate(columns).tolist()
-    return None if math.isnan(result) else result
+    (result,) = on_demand.evaluate({p.column: [values[p.column]] for p in on_demand.parameters.values()})
+    return result
 
 
 def _whole(values: Array) -> Array:

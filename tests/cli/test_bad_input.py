@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tidemill.errors import LogChangedError
+
 HEAD = """\
 import tidemill as tm
 tx = tm.Source("tx", schema={"id": int, "card": str, "amount": float, "at": tm.Timestamp}, timestamp="at", path="data/*.jsonl")
@@ -55,6 +57,10 @@ def test_a_wrong_definitions_file_is_refused_by_plan_and_apply(project: Any, tex
         ("get s --row '[1]'", "is not a JSON object"),
         ('get s --row \'{"card": 7, "amount": 1}\'', "key 'card' is 7 (int): give a value of type str"),
         ('get s --row \'{"card": null, "amount": 1}\'', "a request row has no key 'card'"),
+        (
+            'get share card=a amount=1 --at 2026-01-05T12:00:00 --row \'{"card": "a", "amount": "1"}\'',
+            "'amount' must hold values of type float; got '1'",
+        ),
         ("get s --file nothing.csv", "--file nothing.csv cannot be read"),
         ("get s --file tidemill.parquet", "--file tidemill.parquet"),
         ("batch --source nope", "there is no applied source 'nope'; there are tx"),
@@ -86,6 +92,10 @@ def test_a_request_that_cannot_be_answered_says_what_is_wrong(project: Any, comm
         ("dead-letters show tx first", "'OFFSET': Input should be a valid integer"),
         ("dead-letters list --limit 0", "'--limit'"),
         ("dead-letters replay tx", "Missing option '--to'"),
+        ("get card card=a card=b", "card is given twice, and NAME=VALUE are of one entity: write --row once for each"),
+        ("get card card=a card=a", "card is given twice"),
+        ("batch --rollback", "Option '--rollback' requires an argument; see `tidemill batch --help`"),
+        ("dead-letters list --limit", "see `tidemill dead-letters list --help`"),
     ],
 )
 def test_a_command_called_wrongly_exits_with_2(project: Any, command: str, said: str) -> None:
@@ -156,6 +166,14 @@ def test_a_log_that_is_not_what_it_says_is_named(project: Any) -> None:
     ran = project.run("status")
     assert ran.code == 0
     assert re.search(r"the log of tx cannot be read: .*1\.parquet", " ".join(ran.out.split()))
+
+
+def test_a_growing_log_that_was_replaced_between_two_runs_is_refused(project: Any, event: Callable[..., str]) -> None:
+    project.run("apply")
+    project.stream()
+    project.write("data/1.jsonl", "".join(event(i, "c") for i in range(2000)))
+    with pytest.raises(LogChangedError, match=r"data/1\.jsonl: begins differently than when it was read"):
+        project.stream()
 
 
 def test_a_log_without_a_folder_is_named(project: Any) -> None:

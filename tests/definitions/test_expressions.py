@@ -97,6 +97,36 @@ def test_nan_is_null_also_when_the_filter_makes_it() -> None:
     assert passing("coalesce(amount, 99.0) = 99") == [False, False, True, True]
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "zero / zero NOT IN (7)",
+        "NOT (zero / zero IN (7))",
+        "CASE WHEN zero = 0 THEN zero / zero ELSE 1 END NOT IN (7)",
+        "NULLIF(zero / zero, 7) NOT IN (7)",
+        "zero / zero <> 1.5",
+        "zero / zero BETWEEN -1 AND 1",
+        "zero / zero NOT BETWEEN -1 AND 1",
+        "one NOT BETWEEN 0 AND zero / zero",
+        "GREATEST(zero / zero, zero / zero) <> 7",
+        "LEAST(zero / zero, 1) = zero / zero",
+        "CAST(zero / zero AS BOOLEAN)",
+        "CAST(zero / zero AS VARCHAR) = 'NaN'",
+        "CONCAT(zero / zero, 'x') = 'NaNx'",
+    ],
+)
+def test_a_nan_that_the_filter_makes_passes_no_condition(sql: str) -> None:
+    frame = pl.DataFrame({"zero": [0.0], "one": [1.0]})
+    assert not frame.select(Filter(sql).mask(frame)).item()
+
+
+def test_greatest_and_least_pass_over_a_nan_that_the_filter_makes_as_over_null() -> None:
+    frame = pl.DataFrame({"zero": [0.0], "empty": [None]}, schema={"zero": pl.Float64, "empty": pl.Float64})
+    for nothing in ("zero / zero", "empty"):
+        condition = Filter(f"GREATEST({nothing}, 1) = 1 AND LEAST({nothing}, 1) = 1 AND CASE {nothing} WHEN 1 THEN false ELSE true END")
+        assert frame.select(condition.mask(frame)).item()
+
+
 def test_a_value_that_cannot_be_cast_is_null_and_stops_nothing() -> None:
     assert passing("CAST(s AS INT) = 1") == [False, False, False, True]
     assert passing("DATE(s, '%Y') IS NULL") == [True, True, True, True]

@@ -84,7 +84,7 @@ delay_v1 = tm.FeatureService("delay_v1", features=[origin_departures, long_haul_
     ]
     assert (list(needed.keys), list(needed.request)) == (["origin"], ["distance"])
     columns = {column: np.array([2.0]) for column in needed.columns} | {"distance": np.array([2475.0])}
-    assert definitions.on_demands["long_haul_late_share"].evaluate(columns).tolist() == [1.0]
+    assert definitions.on_demands["long_haul_late_share"].evaluate(columns) == [1.0]
 
 
 def test_definitions_are_found_in_names_lists_and_dicts(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def late_share(late_1h: Any, count_1h: Any) -> Any:
     return late_1h / count_1h
 
 
-def evaluated(function: Callable[..., Any], *inputs: Any, **columns: Any) -> list[float | None]:
-    values = on_demand(inputs=list(inputs), name="f")(function).evaluate({name: np.asarray(column) for name, column in columns.items()})
-    assert values.dtype == np.float64
-    return [None if np.isnan(value) else float(value) for value in values]
+def evaluated(function: Callable[..., Any], *inputs: Any, output: object = float, **columns: Any) -> list[Any]:
+    values = on_demand(inputs=list(inputs), name="f", output=output)(function).evaluate(columns)
+    assert all(value is None or type(value) is output for value in values)
+    return values
 
 
 def test_parameters_are_short_names_where_they_are_unique() -> None:
@@ -54,7 +54,7 @@ def test_parameters_are_short_names_where_they_are_unique() -> None:
     assert long_haul_late_share.refs == (FeatureRef("by_origin", "late_1h"), FeatureRef("by_origin", "count_1h"))
     assert long_haul_late_share.request == {"distance": ColumnType("float")}
     columns = {"by_origin__late_1h": np.array([1.0, 3.0]), "by_origin__count_1h": np.array([4, 4]), "distance": np.array([2475.0, 100.0])}
-    assert long_haul_late_share.evaluate(columns).tolist() == [0.25, 0.0]
+    assert long_haul_late_share.evaluate(columns) == [0.25, 0.0]
     assert long_haul_late_share(np.array([1.0]), np.array([2.0]), np.array([2000.0])).tolist() == [0.5]
 
 
@@ -151,6 +151,75 @@ def test_numbers_come_as_float64_text_as_objects_and_times_as_datetime64() -> No
     assert seen["delays"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
+def lengths(texts: Any) -> list[int | None]:
+    """Of texts or lists, as a function that meets None would write it."""
+    return [None if text is None else len(text) for text in texts]
+
+
+def test_null_text_is_none_whatever_else_the_request_asks_for() -> None:
+    def f(carrier_last_1d: Any, note: Any) -> Any:
+        return [(a or 0) * 10 + (b or 0) for a, b in zip(lengths(carrier_last_1d), lengths(note), strict=True)]
+
+    rows = [("AA", None, 20.0), (None, "hey", 3.0), (None, None, 0.0), ("", "x" * 9, 9.0)]
+    carriers, notes, right = zip(*rows, strict=True)
+    inputs = (BY_ORIGIN, Request(note=str))
+    assert evaluated(f, *inputs, by_origin__carrier_last_1d=carriers, note=notes) == list(right)
+    assert [evaluated(f, *inputs, by_origin__carrier_last_1d=[c], note=[n]) for c, n, _ in rows] == [[value] for value in right]
+
+
+def test_lists_may_differ_in_length_and_be_null() -> None:
+    def f(dep_delay_last2_1d: Any) -> Any:
+        return lengths(dep_delay_last2_1d)
+
+    for lists in ([[1.0, 2.0], [3.0], None, []], [[1.0], [2.0]], [None], [[1.0, 2.0]], [None, None]):
+        assert evaluated(f, BY_ORIGIN, by_origin__dep_delay_last2_1d=lists) == lengths(lists)
+
+
+def test_instants_may_be_null_and_a_request_may_bring_them_as_text_or_epoch_numbers() -> None:
+    def f(dep_utc_last_1d: Any, now: Any) -> Any:
+        return (now - dep_utc_last_1d) / np.timedelta64(1, "s")
+
+    noon = dt.datetime(2013, 1, 1, 12, tzinfo=dt.UTC)
+    minute = [noon + dt.timedelta(minutes=1), "2013-01-01T12:01:00Z", "2013-01-01T12:01:00", "2013-01-01T13:01:00+01:00", None]
+    last_times = [noon, noon, noon, noon, noon]
+    inputs = (BY_ORIGIN, Request(now=Timestamp))
+    assert evaluated(f, *inputs, by_origin__dep_utc_last_1d=last_times, now=minute) == [60.0, 60.0, 60.0, 60.0, None]
+    assert evaluated(f, *inputs, by_origin__dep_utc_last_1d=[None], now=[noon]) == [None]
+    seconds = [int(noon.timestamp()) + 1, None]
+    assert evaluated(f, BY_ORIGIN, Request(now=Timestamp("s")), by_origin__dep_utc_last_1d=[noon, None], now=seconds) == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"), [(float, "5"), (int, [5]), (bool, "true"), (str, 5), (str, ["a"]), (Timestamp, "yesterday"), (Timestamp, 1.5)]
+)
+def test_a_value_of_another_type_is_refused_alone_and_beside_others(declared: Any, value: Any) -> None:
+    for column in ([value], [value, None]):
+        with pytest.raises(
+            RequestError, match=rf"on-demand feature 'f': column 'x' must hold values of type \w+; got .* \({type(value).__name__}"
+        ):
+            evaluated(lambda x: np.zeros(len(x)), Request(x=declared), x=column)
+
+
+def test_a_declared_output_of_int_or_bool_is_what_comes_out() -> None:
+    assert evaluated(lambda count_1h: count_1h, BY_ORIGIN, output=int, by_origin__count_1h=[3, None]) == [3, None]
+    assert evaluated(lambda count_1h: count_1h > 1, BY_ORIGIN, output=bool, by_origin__count_1h=[3, 1]) == [True, False]
+    assert evaluated(lambda count_1h: count_1h / 0, BY_ORIGIN, output=bool, by_origin__count_1h=[3, None]) == [None, None]
+    assert evaluated(lambda x: np.array([2**60 + 1]), Request(x=int), output=int, x=[0]) == [2**60 + 1]
+
+
+@pytest.mark.parametrize(
+    ("output", "value", "message"),
+    [
+        (int, 0.5, r"returned 0\.5 for row 1, which is no 64-bit int: round it"),
+        (int, 2.0**63, r"returned 9\.22.* which is no 64-bit int"),
+        (bool, 2, "returned 2 for row 1, which is no bool: compare it"),
+    ],
+)
+def test_a_number_that_the_declared_output_cannot_hold_is_refused(output: Any, value: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=f"on-demand feature 'f' {message}"):
+        evaluated(lambda x: [1, value], Request(x=int), output=output, x=[0, 0])
+
+
 def test_a_function_may_write_into_its_arrays_without_changing_the_answer_of_others() -> None:
     counts = np.array([1.0, np.nan])
 
@@ -176,6 +245,8 @@ def test_anything_like_an_array_of_numbers_may_come_back(result: Any) -> None:
         ([[1.0], [2.0]], r"it returned an array of shape \(2, 1\)"),
         (["a", "b"], r"it returned something else \(list\)"),
         (["1", "2"], r"it returned something else \(list\)"),
+        (["1", None], r"it returned something else \(list\)"),
+        ([[1.0], [1.0, 2.0]], r"it returned something else \(list\)"),
         ({"a": 1}, r"it returned something else \(dict\)"),
     ],
 )
@@ -192,7 +263,7 @@ def test_a_function_that_raises_is_a_request_error_with_its_name() -> None:
 def test_columns_that_are_missing_or_of_another_type_or_length_are_refused() -> None:
     with pytest.raises(RequestError, match="on-demand feature 'f' needs 'distance', which the request does not have"):
         evaluated(lambda distance: distance, Request(distance=float))
-    with pytest.raises(RequestError, match="column 'distance' must hold values of type float; got <U3"):
+    with pytest.raises(RequestError, match=r"column 'distance' must hold values of type float; got 'far' \(str\)"):
         evaluated(lambda distance: distance, Request(distance=float), distance=["far"])
     with pytest.raises(RequestError, match=r"got columns of different lengths: \[1, 2\]"):
         evaluated(lambda a, b: a, Request(a=float, b=float), a=[1.0], b=[1.0, 2.0])

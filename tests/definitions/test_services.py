@@ -137,6 +137,16 @@ def test_a_request_column_may_be_a_key_too() -> None:
     assert needed.request == needed.keys == {"origin": ColumnType("str")}
 
 
+@pytest.mark.parametrize(("name", "what"), [("origin", "a key"), ("distance", "a request column")])
+def test_an_on_demand_feature_may_not_be_named_like_a_key_or_a_request_column(name: str, what: str) -> None:
+    made = on_demand(inputs=[BY_ORIGIN, Request(distance=float)], name=name)(lambda count_1h, distance: count_1h * distance)
+    message = f"on-demand feature '{name}' is named like {what} of the same features: rename it"
+    with pytest.raises(DefinitionError, match=message):
+        resolve_features(made, Definitions.collect([made]))
+    with pytest.raises(DefinitionError, match=message):
+        Definitions.collect([FeatureService("s", features=[BY_ORIGIN, made])])
+
+
 def test_what_a_service_refers_to_is_defined_too() -> None:
     definitions = Definitions.collect([V1])
     assert set(definitions.views) == {"by_origin", "by_carrier"}

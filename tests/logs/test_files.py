@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.logs.contract import LogContract, read_all, records
+from tidemill.blocks import MAX_PARTITION
 from tidemill.errors import LogChangedError, LogError
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.decode import Decoder
 from tidemill.logs.files import FileLog, FileReader, MemoryIndex
+from tidemill.logs.heads import Head, MemoryHeads
 from tidemill.logs.records import MAX_RECORD
 from tidemill.types import ColumnType
 
@@ -129,6 +131,17 @@ def test_files_follow_each_other_by_name_and_components_count_one_by_one(tmp_pat
     assert numbers_in(FileLog(tmp_path / "**" / "*").open(0, 0)) == [0, 1, 2, 3]
 
 
+def test_a_partition_number_beyond_the_limit_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    for number in (MAX_PARTITION, 20240101):
+        (tmp_path / f"partition={number}").mkdir()
+    (tmp_path / f"partition={MAX_PARTITION}" / "a.jsonl").write_bytes(lines_of(range(3)))
+    log = FileLog(tmp_path / "**" / "*.jsonl")
+    assert log.partitions() == [MAX_PARTITION]
+    (tmp_path / "partition=20240101" / "a.jsonl").write_bytes(lines_of(range(3)))
+    with pytest.raises(LogError, match=r"a\.jsonl: partition 20240101 is beyond 4095, .* name the folder otherwise, such as day=20240101"):
+        log.partitions()
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"n": 1}\n')
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'\xef\xbb\xbf{"n": 2}\n'))
@@ -171,10 +184,10 @@ def test_however_files_grow_and_whoever_looks_when_offsets_and_records_are_those
     tmp_path_factory: pytest.TempPathFactory, steps: list[bytes | str], chunk: int, batch: int
 ) -> None:
     directory = tmp_path_factory.mktemp("log")
-    index = MemoryIndex()
+    index, heads = MemoryIndex(), MemoryHeads()
     files = [b""]
     (directory / "0000.jsonl").touch()
-    log = FileLog(directory, chunk=chunk, index=index)
+    log = FileLog(directory, chunk=chunk, index=index, heads=heads)
     reader = log.open(0, 0)
     found: list[RecordBatch] = []
     for step in [*steps, "read"]:
@@ -191,7 +204,7 @@ def test_however_files_grow_and_whoever_looks_when_offsets_and_records_are_those
             assert log.end(0) == sum(data.count(b"\n") for data in complete)
         elif step == "new process":
             last = found[-1].end if found else 0
-            log = FileLog(directory, chunk=chunk, index=index)
+            log = FileLog(directory, chunk=chunk, index=index, heads=heads)
             reader = log.open(0, last)
         else:
             found += read_all(reader, batch)
@@ -220,14 +233,24 @@ def test_a_line_longer_than_a_mebibyte_is_broken_and_the_next_one_is_not(tmp_pat
         assert (offset, raw, reason[:11]) == (1, b"y" * 65536, "longer than")
 
 
+class CountedHeads(MemoryHeads):
+    """Counts what would be writes to the offline store."""
+
+    saved = 0
+
+    def save(self, partition: int, head: Head) -> None:
+        self.saved += 1
+        super().save(partition, head)
+
+
 class TestChangedFiles:
     @pytest.fixture(autouse=True)
     def prepare(self, tmp_path: Path) -> None:
         self.directory = tmp_path
         for number, name in enumerate("bcd"):
             (tmp_path / f"{name}.jsonl").write_bytes(lines_of(range(number * 10, number * 10 + 10)))
-        self.index = MemoryIndex()
-        self.log = FileLog(tmp_path / "*.jsonl", index=self.index)
+        self.index, self.heads = MemoryIndex(), CountedHeads()
+        self.log = FileLog(tmp_path / "*.jsonl", index=self.index, heads=self.heads)
         self.reader = self.log.open(0, 0)
 
     def refused(self, what: str, *, reopened: bool = True) -> None:
@@ -291,6 +314,45 @@ class TestChangedFiles:
             with (self.directory / "d.jsonl").open("ab") as file:
                 file.write(lines_of(range(4000)))
             assert numbers_in(self.reader) == list(range(4000))
+
+    def restarted(self) -> FileLog:
+        return FileLog(self.directory / "*.jsonl", index=self.index, heads=self.heads)
+
+    def test_after_a_restart_too_the_last_file_may_not_be_another_one(self) -> None:
+        read_all(self.reader)
+        (self.directory / "d.jsonl").write_bytes(lines_of(range(70, 90)))
+        with pytest.raises(LogChangedError, match=r"d\.jsonl: begins differently"):
+            self.restarted().open(0, 30)
+        with pytest.raises(LogChangedError, match=r"d\.jsonl: begins differently"):
+            self.restarted().end(0)
+
+    def test_after_a_restart_too_the_last_file_may_not_shrink_or_vanish(self) -> None:
+        read_all(self.reader)
+        os.truncate(self.directory / "d.jsonl", 50)
+        with pytest.raises(LogChangedError, match=r"d\.jsonl: had 100 bytes when it was read, and has 50 now"):
+            self.restarted().open(0, 20)
+        (self.directory / "d.jsonl").rename(self.directory / "e.jsonl")
+        with pytest.raises(LogChangedError, match=r"d\.jsonl: was already read .* is gone"):
+            self.restarted().open(0, 20)
+
+    def test_a_file_that_was_replaced_and_is_no_longer_the_last_is_refused(self) -> None:
+        read_all(self.reader)
+        (self.directory / "d.jsonl").write_bytes(lines_of(range(70, 90)))
+        (self.directory / "e.jsonl").write_bytes(lines_of(range(5)))
+        with pytest.raises(LogChangedError, match=r"d\.jsonl: begins differently"):
+            self.restarted().end(0)
+
+    def test_a_file_that_only_grew_is_the_same_after_every_restart_and_its_head_is_seldom_written(self) -> None:
+        read_all(self.reader)
+        log = self.restarted()
+        for n in range(1000):
+            with (self.directory / "d.jsonl").open("ab") as file:
+                file.write(lines_of(range(100, 110)))
+            log = log if n % 7 else self.restarted()
+            assert log.end(0) == 40 + 10 * n
+        assert self.heads.saved < 20
+        (self.directory / "e.jsonl").write_bytes(lines_of(range(5)))
+        assert self.restarted().end(0) == 10_035
 
     def test_an_offset_past_the_end_is_refused_with_the_end(self) -> None:
         with pytest.raises(LogChangedError, match=r"ends at offset 30 \(.*d\.jsonl\), and offset 31 was asked for"):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from tidemill.errors import TidemillError
 
@@ -44,6 +44,18 @@ class _OneLineErrors(TyperGroup):
         except Exception as error:  # noqa: BLE001 - this is where every error ends
             code = _told(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Command(TyperCommand):
+    """A command whose every usage error knows its command; Typer's own forgets it where an option lacks its value."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
 
 
 def _told(error: Exception) -> int:
@@ -91,6 +103,9 @@ def build() -> typer.Typer:
 
     for name in COMMANDS:
         importlib.import_module(f"tidemill.cli.{name}").register(app)
+    for each in (app, *(group.typer_instance for group in app.registered_groups)):
+        for command in each.registered_commands if each else ():
+            command.cls = _Command
     return app
 
 

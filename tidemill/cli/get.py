@@ -70,7 +70,7 @@ def get(
     if file is not None:
         rows += _read(file, types)
     if pairs or not rows:
-        rows.append({name: _value(name, text, types) for name, _, text in (pair.partition("=") for pair in pairs)})
+        rows.append(_entity_of(pairs, types))
     _complete(rows, types)
     try:
         answer = store.get_online_features(requested, rows, at=instant_at)
@@ -114,6 +114,16 @@ def _value(name: str, text: str, types: Mapping[str, ColumnType]) -> Any:
     except (ValueError, KeyError):
         raise RequestError(f"{name}={text}: {name} is of type {kind}, and this is none") from None
     return text
+
+
+def _entity_of(pairs: Sequence[str], types: Mapping[str, ColumnType]) -> dict[str, Any]:
+    """One row of all `name=text` together."""
+    row: dict[str, Any] = {}
+    for name, _, text in (pair.partition("=") for pair in pairs):
+        if name in row:
+            raise typer.BadParameter(f"{name} is given twice, and NAME=VALUE are of one entity: write --row once for each of several")
+        row[name] = _value(name, text, types)
+    return row
 
 
 def _row(text: str, types: Mapping[str, ColumnType]) -> dict[str, Any]:

@@ -35,9 +35,9 @@ Node = Any  #: a piece of Polars' JSON
 
 _COMPARISONS = {"Eq", "NotEq", "Lt", "LtEq", "Gt", "GtEq", "EqValidity", "NotEqValidity"}
 _ARITHMETIC = {"Plus", "Minus", "Multiply", "Divide", "TrueDivide", "FloorDivide", "Modulus", "And", "Or", "Xor"}
-_NULL_TESTS = {"Boolean.IsNull", "Boolean.IsNotNull", "Coalesce", "FillNull"}
 #: Functions that look at one row only and give the same on every machine, by Polars' names for them.
-_FUNCTIONS = _NULL_TESTS | {
+_FUNCTIONS = {
+    *("Boolean.IsNull", "Boolean.IsNotNull", "Coalesce", "FillNull"),
     *("Abs", "Sign", "Floor", "Ceil", "Negate", "MaxHorizontal", "MinHorizontal", "Pow.Sqrt", "ListExpr.Get"),
     *("Boolean.Not", "Boolean.IsIn", "Boolean.IsBetween", "Sql.IsIn", "Sql.Binary", "Sql.Round", "Sql.ToFloat"),
     *(f"StringExpr.{f}" for f in ("Uppercase", "Lowercase", "Titlecase", "LenChars", "LenBytes", "StartsWith", "EndsWith", "Contains")),
@@ -171,7 +171,7 @@ class _Rewriter:
         if kind == "Ternary":
             return {"Ternary": {part: self.rewrite(value) for part, value in body.items()}}
         if kind == "Cast":
-            return {"Cast": {**body, "expr": self.rewrite(body["expr"]), "options": "NonStrict"}}
+            return {"Cast": {**body, "expr": self.without_nan(self.rewrite(body["expr"])), "options": "NonStrict"}}
         if kind == "Function":
             return self.function(body)
         refused = {
@@ -248,9 +248,8 @@ class _Rewriter:
                     "give it, as in DATE(day, '%Y-%m-%d')"
                 )
             function = {"StringExpr": {"Strptime": [kind, {**options, "strict": False}]}}
-        inputs = [self.rewrite(piece) for piece in body["input"]]
-        if name in _NULL_TESTS:
-            inputs = [self.without_nan(piece) for piece in inputs]
+        # Of every function: to IN, BETWEEN, GREATEST, CONCAT and others NaN is a value, which null is not.
+        inputs = [self.without_nan(self.rewrite(piece)) for piece in body["input"]]
         return {"Function": {**body, "input": inputs, "function": function}}
 
     def without_nan(self, node: Node) -> Node:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Real
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -18,11 +22,10 @@ from tidemill.definitions.view import FeatureRef, FeatureView, Selection
 from tidemill.errors import DefinitionError, RequestError
 from tidemill.stable import digest
 from tidemill.times import to_micros
-from tidemill.types import ColumnType
+from tidemill.types import ColumnType, Timestamp
 
 Function = Callable[..., Any]
 Array = npt.NDArray[Any]
-Float64s = npt.NDArray[np.float64]
 
 
 class RequestField(NamedTuple):
@@ -104,15 +107,14 @@ class OnDemand:
         """The request columns that it reads."""
         return {source.name: source.type for source in self.parameters.values() if isinstance(source, RequestField)}
 
-    def evaluate(self, columns: Mapping[str, Array]) -> Float64s:
-        """The values, float64 of the columns' length n, NaN for null.
+    def evaluate(self, columns: Mapping[str, Sequence[Any] | Array]) -> list[Any]:
+        """The values, one per row, as plain Python values of the type `output`; None for null.
 
-        `columns` has an array of length n under the `column` of each input: `view__feature`, or the request column's name. The
-        function gets copies: numbers and booleans as float64 with NaN for null, timestamps as datetime64[us] with NaT, strings and
-        lists as objects with None. Whatever is not finite in its result is null.
+        `columns` has the n values of each input under its `column` (`view__feature`, or the request column's name); None, NaN and NaT
+        are null. What the function gets of them is said at `on_demand`; it gets copies. Whatever is not finite in its result is null.
 
-        Raises `RequestError`, naming the function, when a column is missing, when the function raises, and when it returns
-        something other than n numbers.
+        Raises `RequestError`, naming the function, when a column is missing or holds something of another type, when the function
+        raises, and when it returns something other than n numbers that `output` can hold.
         """
         inputs = {}
         for parameter, source in self.parameters.items():
@@ -128,26 +130,55 @@ class OnDemand:
                 result = self.function(**inputs)
         except Exception as error:
             raise RequestError(f"on-demand feature {self.name!r} failed: {type(error).__name__}: {error}") from error
-        return self._values(result, n)
+        return [self._output(value, row) for row, value in enumerate(self._numbers(result, n))]
 
-    def _argument(self, column: str, values: Array, kind: ColumnType) -> Array:
-        array = _numbers(values) if kind.numeric else _instants(values) if kind.name == "timestamp" else _objects(values)
-        if array is None:
-            raise RequestError(f"on-demand feature {self.name!r}: column {column!r} must hold values of type {kind}; got {values.dtype}")
-        return array
+    def _argument(self, column: str, values: Sequence[Any] | Array, kind: ColumnType) -> Array:
+        """Each value by itself, so that what a row's value becomes does not depend on the other rows."""
+        null, read = _ARRIVES[kind.name]
+        found: list[Any] = []
+        for value in values:
+            try:
+                found.append(null if _is_null(value) else read(value, kind))
+            except (TypeError, ValueError, OverflowError):
+                what = f"column {column!r} must hold values of type {kind}; got {value!r} ({type(value).__name__})"
+                raise RequestError(f"on-demand feature {self.name!r}: {what}") from None
+        if kind.name == "timestamp":
+            return np.array(found, dtype="datetime64[us]")
+        # Not np.array: of lists that are of one length it makes a matrix.
+        return np.fromiter(found, dtype=np.float64 if kind.numeric else object, count=len(found))
 
-    def _values(self, result: Any, n: int) -> Float64s:
+    def _numbers(self, result: Any, n: int) -> list[Any]:
+        """The n numbers that the function returned."""
         expected = f"on-demand feature {self.name!r} must return {n} numbers, one per row"
         if result is None:
             raise RequestError(f"{expected}; it returned None: is a `return` missing?")
-        values = _numbers(result)
-        if values is None:
+        try:
+            values = np.asarray(result)
+        except ValueError:  # lists of different lengths
+            values = np.array("")
+        if values.dtype.kind not in "fiubO" or (values.dtype == object and not all(v is None or _is_number(v) for v in values.flat)):
             raise RequestError(f"{expected}; it returned something else ({type(result).__name__})")
         if values.shape != (n,):
             fix = "work on whole arrays, as in np.where(a > 0, b / a, 0.0)"
             raise RequestError(f"{expected}; it returned an array of shape {values.shape}: {fix}")
-        values[~np.isfinite(values)] = np.nan
-        return values
+        numbers: list[Any] = values.tolist()
+        return numbers
+
+    def _output(self, value: Any, row: int) -> float | int | bool | None:
+        """A returned number in the type of the output; None where it is not finite."""
+        if value is None or not _is_finite(value):
+            return None
+        if self.output.name == "int":
+            if value != int(value) or not -(2**63) <= value < 2**63:
+                fix = "round it, as in np.floor(a), or declare output=float"
+                raise RequestError(f"on-demand feature {self.name!r} returned {value!r} for row {row}, which is no 64-bit int: {fix}")
+            return int(value)
+        if self.output.name == "bool":
+            if value not in (0, 1):
+                fix = "compare it, as in a > 0, or declare output=float"
+                raise RequestError(f"on-demand feature {self.name!r} returned {value!r} for row {row}, which is no bool: {fix}")
+            return bool(value)
+        return float(value)
 
     def spec(self) -> dict[str, Any]:
         """What the registry keeps of it: names and a hash. The function itself is code, and stays in the definitions file."""
@@ -170,8 +201,21 @@ def on_demand(
     """Make a function an on-demand feature: its parameters are features of `inputs` and columns of the request.
 
     A parameter is named by a feature's short name where that is unique among the inputs, else `view__feature`, or by a request column.
-    The function always gets NumPy arrays, of length 1 for one row, and returns an array of the same length (`OnDemand.evaluate`).
-    `output` is float, int or bool. Raises `DefinitionError`.
+    The function always gets NumPy arrays, of length 1 for one row, and returns as many numbers. An array is, of
+
+    - int, float and bool: float64, with NaN for null (so an int is exact below 2^53);
+    - timestamps: datetime64[us] in UTC, with NaT for null (a request may bring a datetime, ISO 8601 text or epoch numbers);
+    - str: objects, each a str or None;
+    - lists (of `last_n`): objects, each a list of Python values or None.
+
+    A result is null where it is not finite. `output` is float, int or bool; a number that it cannot hold, such as 0.5 for int, is a
+    `RequestError`. Raises `DefinitionError`.
+
+    >>> @on_demand(inputs=[Request(city=str)], output=int)
+    ... def letters(city):
+    ...     return [None if c is None else len(c) for c in city]
+    >>> letters.evaluate({"city": ["Rome", None]})
+    [4, None]
     """
     if callable(inputs) and not isinstance(inputs, (list, tuple)):
         raise DefinitionError("on_demand needs its inputs: write @on_demand(inputs=[view, Request(distance=float)])")
@@ -262,30 +306,48 @@ def _parameters(label: str, function: Function) -> list[str]:
     return [parameter.name for parameter in parameters]
 
 
-def _numbers(values: Any) -> Float64s | None:
-    """Numbers, booleans and None as float64, in a fresh array; None where there is something else, such as text that looks like numbers."""
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, (float, np.floating, np.datetime64, dt.datetime)) and bool(value != value))  # noqa: PLR0124 - NaN, NaT
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (Real, Decimal, np.bool_))
+
+
+def _is_finite(value: Any) -> bool:
     try:
-        array = np.asarray(values)
-        return np.array(array, dtype=np.float64) if array.dtype.kind in "fiubO" else None
-    except (TypeError, ValueError):
-        return None
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
 
 
-def _instants(values: Array) -> Array | None:
-    """Instants as datetime64[us], UTC, with NaT for None, in a fresh array; None where there is something else."""
-    try:
-        if values.dtype != object:
-            return np.array(values, dtype="datetime64[us]") if values.dtype.kind in "iM" else None
-        return np.array([np.datetime64("NaT") if v is None else np.datetime64(to_micros(v), "us") for v in values], dtype="datetime64[us]")
-    except (TypeError, ValueError):
-        return None
+def _number(value: Any, _kind: ColumnType) -> float:
+    if not _is_number(value):  # float() also reads text
+        raise TypeError
+    return float(value)
 
 
-def _objects(values: Array) -> Array:
-    """An object array of the same length, also where the values are lists of one length, which NumPy would make a matrix of."""
-    objects = np.empty(len(values), dtype=object)
-    objects[:] = list(values)
-    return objects
+def _instant(value: Any, kind: ColumnType) -> np.datetime64:
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        value = int(value) * (Timestamp(kind.unit).micros or 1)
+    return np.datetime64(to_micros(value), "us")
+
+
+def _text(value: Any, _kind: ColumnType) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return str(value)
+
+
+#: By type: what null becomes, and how any other value is read.
+_ARRIVES: dict[str, tuple[Any, Callable[[Any, ColumnType], Any]]] = {
+    "int": (math.nan, _number),
+    "float": (math.nan, _number),
+    "bool": (math.nan, _number),
+    "timestamp": (np.datetime64("NaT"), _instant),
+    "str": (None, _text),
+    "list": (None, lambda value, _kind: list(value)),
+}
 
 
 def _source_hash(function: Function) -> str:

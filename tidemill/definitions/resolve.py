@@ -44,6 +44,12 @@ class FeatureSet:
         row = dict(keys)
         for on_demand in self.on_demands:
             _merge(row, on_demand.request, f"request column of on-demand feature {on_demand.name!r}")
+        for on_demand in self.on_demands:
+            if on_demand.name in row:  # in the answer, one would overwrite the other
+                what = "a key" if on_demand.name in keys else "a request column"
+                raise DefinitionError(
+                    f"on-demand feature {on_demand.name!r} is named like {what} of the same features: rename it, or pass name="
+                )
         object.__setattr__(self, "stored", tuple(dict.fromkeys(stored)))
         object.__setattr__(self, "keys", keys)
         object.__setattr__(self, "request", {name: kind for name, kind in row.items() if any(name in o.request for o in self.on_demands)})
@@ -64,7 +70,7 @@ def resolve_features(features: Requested | Sequence[Requested], definitions: Def
 
     `features` is a service or its name, or a list of `"view:feature"`, `"view__feature"`, names of services, views and on-demand
     features, and the objects themselves. Raises `NotFoundError`, with near matches, for what nobody defined, and `DefinitionError`
-    where two views want one key column in two types.
+    where two views want one key column in two types, or an on-demand feature is named like a key or a request column.
     """
     listed = list(features) if isinstance(features, (list, tuple)) and not isinstance(features, FeatureRef) else [features]
     if not listed:

@@ -174,11 +174,12 @@ class Histograms:
         """The middle of the bucket that holds the value of rank floor(q * (n - 1)), and n: each (windows, entities)."""
         totals = self._below[:, -1].astype(np.int64)
         ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
-        last = self._counts.shape[1] - 1
-        run = np.minimum((self._below <= ranks[:, None]).sum(axis=1), last)[:, None]
-        before = np.take_along_axis(self._below - self._sums, run, axis=1)
-        inside = np.take_along_axis(self._counts, run[:, :, None], axis=1)[:, 0].cumsum(axis=1)
-        index = run[:, 0] * _RUN + (inside <= ranks[:, None] - before).sum(axis=1)
+        windows, runs, _, entities = self._counts.shape
+        run = np.minimum((self._below <= ranks[:, None]).sum(axis=1), runs - 1)
+        window, entity = np.arange(windows)[:, None], np.arange(entities)
+        before = self._below[window, run, entity] - self._sums[window, run, entity]
+        inside = self._counts[window, run, :, entity].cumsum(axis=2)  # (windows, entities, _RUN)
+        index = run * _RUN + (inside <= (ranks - before)[:, :, None]).sum(axis=2)
         return bucket_middles(self.buckets[np.minimum(index, len(self.buckets) - 1)]), totals
 
 

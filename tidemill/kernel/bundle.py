@@ -6,7 +6,7 @@ The whole kernel is three pure functions of it: `deltas` (events to bytes to app
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
@@ -32,6 +32,8 @@ from tidemill.types import ColumnType
 ENTITY = "_entity"
 #: How many events: every bundle counts them.
 EVENTS = Count()
+#: Rows packed at a time: their records fit a core's cache, and the memory is used again for the next.
+_PACKED_ROWS = 8192
 Values = list[Any]
 
 
@@ -163,14 +165,19 @@ class Bundle:
         if len(frame) == 0:
             return [], []
         kind = self.tables[table]
-        runs = frame[ENTITY].rle_id()
-        entity = runs.cast(pl.Int64).to_numpy()
+        entity = frame[ENTITY].rle_id().cast(pl.Int64).to_numpy()
+        spans = frame[SPAN].to_numpy()
         tags = frame[TAG].to_numpy() if tag is None else np.full(len(frame), tag, dtype=np.int64)
-        records: Records[Any] = Records(entity, frame[SPAN].to_numpy(), tags, kind.pack(frame))
-        if kind.sparse:
-            records = kind.merge_records(records)
-        names = frame[ENTITY].unique(maintain_order=True).to_list()
-        return names, kind.encode(records, len(names))
+        starts = np.flatnonzero(np.diff(entity, prepend=-1))
+        blobs: list[bytes] = []
+        for first, last in _runs(starts, len(frame)):
+            low, high = starts[first], starts[last] if last < len(starts) else len(frame)
+            body = kind.pack(frame[low:high])
+            records: Records[Any] = Records(entity[low:high] - first, spans[low:high], tags[low:high], body)
+            if kind.sparse:
+                records = kind.merge_records(records)
+            blobs += kind.encode(records, last - first)
+        return frame[ENTITY].gather(starts).to_list(), blobs
 
     def deltas(self, events: pl.DataFrame, horizon: int, partition: int, shards: int) -> dict[int, list[tuple[int, str, bytes]]]:
         """Selected events of one partition to what is appended, per shard: (table id, entity, records)."""
@@ -186,13 +193,19 @@ class Bundle:
                 out.setdefault(s, []).append((table, name, blob))
         return out
 
-    def merge(self, table: int, frame: pl.DataFrame, horizon: int) -> pl.DataFrame:
-        """Tiles of one version, of any number of folds, to merged tiles as wide as `horizon` allows, without the expired."""
-        spans = self.ladder.widen(frame[SPAN].to_numpy(), horizon)
+    def merge(self, table: int, frame: pl.DataFrame, horizon: int, *, distinct: bool = False) -> pl.DataFrame:
+        """Tiles of one version, of any number of folds, to merged tiles as wide as `horizon` allows, without the expired.
+
+        `distinct`: no two of these rows are of one tile (and cell), so that there is nothing to merge where none can be widened.
+        """
+        before = frame[SPAN].to_numpy()
+        spans = self.ladder.widen(before, horizon)
         frame = frame.with_columns(pl.Series(SPAN, spans))
         kept = self.ladder.keep(spans)
         if kept is not None:
             frame = frame.filter(pl.Series(kept))
+        if distinct and np.array_equal(before, spans):
+            return frame
         return self.tables[table].merge(frame, [*self.keys, SPAN])
 
     # ---- tiles to features ------------------------------------------------------------------------------------------------------
@@ -211,6 +224,17 @@ class Bundle:
     def table_of(self, aggregation: Aggregation) -> int:
         """The position in `tables` of an aggregation's state."""
         return self._readers[aggregation][0]
+
+
+def _runs(starts: Int64s, rows: int) -> Iterator[tuple[int, int]]:
+    """Runs [first, last) of entities, given where their rows start: as many as have `_PACKED_ROWS` rows together, at least one."""
+    first = 0
+    while first < len(starts):
+        limit = starts[first] + _PACKED_ROWS
+        fitting = len(starts) if limit >= rows else int(starts.searchsorted(limit, side="right")) - 1
+        last = max(first + 1, fitting)
+        yield first, last
+        first = last
 
 
 @dataclass(frozen=True, slots=True)

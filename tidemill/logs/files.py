@@ -1,9 +1,9 @@
 """Files as a log: JSON lines, CSV and Parquet below a directory that keeps growing.
 
-A path component `partition=N` gives the partition; without one it is 0. Within a partition files follow each other by name, and a
-record's offset is its number, counted through the files; so new files must sort after the old ones. Plain text files may grow
-while they are the last of their partition. Compressed and Parquet files are complete when they appear (write them elsewhere, then
-rename them).
+A path component `partition=N` gives the partition, at most `MAX_PARTITION`; without one it is 0. Within a partition files follow each
+other by name, and a record's offset is its number, counted through the files; so new files must sort after the old ones. Plain text
+files may grow while they are the last of their partition. Compressed and Parquet files are complete when they appear (write them
+elsewhere, then rename them).
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from tidemill.blocks import MAX_PARTITION
 from tidemill.errors import LogError
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.cursor import Cursor, Wanted
+from tidemill.logs.heads import Heads, MemoryHeads
 from tidemill.logs.index import FileEntry, FileIndex, MemoryIndex
 from tidemill.logs.partition import LogFile, PartitionFiles
 
@@ -34,8 +36,9 @@ class FileLog:
     r"""The `Log` over the files that match a glob pattern (`**` matches any depth), or over all files below a directory.
 
     `format` ("jsonl", "csv" or "parquet") is for files whose names do not say it. `index` remembers complete files, so that a
-    restart keeps their offsets without counting. `columns`: only these are read, where the format allows it; `timestamp`: the
-    column that every CSV and Parquet file must have. Files whose names begin with `_` or `.` are left out.
+    restart keeps their offsets without counting; `heads`, how the file that still grows begins, so that it notices another in its
+    place. `columns`: only these are read, where the format allows it; `timestamp`: the column that every CSV and Parquet file must
+    have. Files whose names begin with `_` or `.` are left out.
 
     Reads `chunk` bytes at a time, and holds a few chunks at most. Errors: `LogError` for what cannot be read, `LogChangedError`
     for files that are no longer what they were.
@@ -54,6 +57,7 @@ class FileLog:
         *,
         format: str | None = None,
         index: FileIndex | None = None,
+        heads: Heads | None = None,
         columns: Sequence[str] | None = None,
         timestamp: str | None = None,
         chunk: int = _CHUNK,
@@ -65,6 +69,7 @@ class FileLog:
             self._pattern = str(Path(self._pattern, "**", "*"))
         self._format = format
         self._index = index if index is not None else MemoryIndex()
+        self._heads = heads if heads is not None else MemoryHeads()
         self._wanted = Wanted(None if columns is None else tuple(columns), timestamp)
         self._chunk = max(chunk, 16)
         self._root = _fixed_directory(self._pattern)
@@ -91,7 +96,7 @@ class FileLog:
         with self._lock:
             if partition not in self._partitions:
                 self._partitions[partition] = PartitionFiles(
-                    partition, lambda: self._list().get(partition, []), self._index, self._wanted, self._chunk
+                    partition, lambda: self._list().get(partition, []), self._index, self._heads, self._wanted, self._chunk
                 )
             return self._partitions[partition]
 
@@ -103,8 +108,7 @@ class FileLog:
             path = Path(match)
             if path.name[0] not in "_." and path.is_file():
                 parts = path.relative_to(self._root).parts
-                numbers = [int(m[1]) for part in path.parts[:-1] if (m := _PARTITION.fullmatch(part))]
-                found.setdefault(numbers[-1] if numbers else 0, []).append(self._file("/".join(parts), path))
+                found.setdefault(_partition(path), []).append(self._file("/".join(parts), path))
         for files in found.values():
             files.sort(key=lambda file: file.name.split("/"))
         return found
@@ -186,6 +190,17 @@ class FileReader:
         self._files.seal(self._number, cursor)
         self.close()
         return True
+
+
+def _partition(path: Path) -> int:
+    numbers = [int(m[1]) for part in path.parts[:-1] if (m := _PARTITION.fullmatch(part))]
+    number = numbers[-1] if numbers else 0
+    if number > MAX_PARTITION:
+        raise LogError(
+            f"{path}: partition {number} is beyond {MAX_PARTITION}, the highest that there can be: number partitions from 0; "
+            f"where the number is a date or the like, name the folder otherwise, such as day={number}, and all such folders are partition 0"
+        )
+    return number
 
 
 def _fixed_directory(pattern: str) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from tidemill.errors import LogChangedError, LogError
 from tidemill.logs.csv import CsvCursor
 from tidemill.logs.cursor import Cursor, Marks, Place, Wanted
+from tidemill.logs.heads import Head, Heads
 from tidemill.logs.index import PREFIX, FileEntry, FileIndex, prefix_digest
 from tidemill.logs.jsonlines import JsonLinesCursor
 from tidemill.logs.parquet import ParquetCursor
@@ -40,12 +41,13 @@ class LogFile:
 
 @dataclass(slots=True)
 class _Open:
-    """The file after the sealed ones, as it was when last looked at."""
+    """The file after the sealed ones, as it was when last looked at. `saved`: its size in the head that a restart will find."""
 
     file: LogFile
     size: int = 0
     digest: str = ""
     seen: tuple[int, ...] = ()
+    saved: int = 0
     counter: Cursor | None = None
 
 
@@ -59,10 +61,13 @@ class _State:
 class PartitionFiles:
     """Shared by the readers of a partition, which may be in several threads. `listing` gives the files that are there, in order."""
 
-    def __init__(self, number: int, listing: Callable[[], list[LogFile]], index: FileIndex, wanted: Wanted, chunk: int) -> None:
+    def __init__(
+        self, number: int, listing: Callable[[], list[LogFile]], index: FileIndex, heads: Heads, wanted: Wanted, chunk: int
+    ) -> None:
         self.number = number
         self._listing = listing
         self._index = index
+        self._heads = heads
         self._wanted = wanted
         self._chunk = chunk
         self._lock = threading.RLock()
@@ -207,9 +212,17 @@ class PartitionFiles:
                 raise self._changed(file, "begins differently than when it was read")
             return known
         if state.open is None:
-            state.open = _Open(file)
+            state.open = self._recalled(number)
         self._look_at(state.open, read)
         return state.open
+
+    def _recalled(self, number: int) -> _Open:
+        """The file after the sealed ones, as an earlier run knew it."""
+        file, head = self._files[number], self._heads.load(self.number)
+        if head is None or head.number != number:
+            return _Open(file)
+        self._require(number, head.name)
+        return _Open(file, head.size, head.digest, saved=head.size)
 
     def _look_at(self, known: _Open, read: int) -> None:
         """An open file may have grown, nothing else."""
@@ -218,9 +231,13 @@ class PartitionFiles:
         if size < before or (known.seen and not known.file.grows and size != known.size):
             raise self._changed(known.file, f"had {before} bytes when it was read, and has {size} now")
         if seen != known.seen:
-            if known.seen and _digest(known.file.path, known.size) != known.digest:
+            if known.size and _digest(known.file.path, known.size) != known.digest:
                 raise self._changed(known.file, "begins differently than when it was read")
             known.seen, known.size, known.digest = seen, size, _digest(known.file.path, size)
+            # Each time that it has doubled: a few writes for a file of any size. A file that does not grow is sealed once it is read.
+            if known.file.grows and size and size >= 2 * known.saved:
+                self._heads.save(self.number, Head(len(self._state.entries), known.file.name, size, known.digest))
+                known.saved = size
 
     def _changed(self, file: LogFile, what: str) -> LogChangedError:
         return LogChangedError(f"{file.path}: {what}, so offsets would name other events; {_REMEDY}")

@@ -117,7 +117,8 @@ def archived_batches(
 
     `columns` are the source's columns that are wanted, with their types; a column that a file does not have, or has in another type, is
     null (an int column read as float is cast). None takes every column as it is stored. `_offset`, `_time` and `_arrival` are always
-    there. Files that compaction removes meanwhile are no trouble. Raises `StoreError` where a file cannot be read, or an offset before `end` is not archived.
+    there. Files that compaction removes meanwhile are no trouble. Raises `StoreError` where a file cannot be read, or an offset before
+    `end` is not archived.
     """
     folder = partition_folder("archive", source, partition)
     limit = _BEYOND if end is None else end
