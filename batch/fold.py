@@ -20,7 +20,7 @@ from tidemill.offline.store import OfflineStore
 Progress = Callable[[int, int], None]
 
 #: Events read at a time, and tiles held before they are merged.
-ROWS = 500_000
+ROWS = 1_000_000
 _HELD = 4_000_000
 _THREADS = min(4, os.cpu_count() or 1)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tidemill.environment import Environment
 from tidemill.errors import NotFoundError, TidemillError
+from tidemill.kernel.memory import keep_freed_memory
 from tidemill.offline.cuts import latest_cut, make_cut
 from tidemill.offline.leases import Lease
 from tidemill.offline.partials import Partials
@@ -50,6 +51,7 @@ def run(env: Environment, progress: Progress | None = None) -> list[SourceResult
 def run_source(env: Environment, name: str, progress: Progress | None = None) -> SourceResult:
     """Cut, fold and publish one source."""
     begun = time.monotonic()
+    keep_freed_memory()
     applied = env.applied()
     source = applied.sources[name]
     bundles = [b.bundle for b in applied.of_source(name)]

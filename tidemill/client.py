@@ -20,6 +20,7 @@ from tidemill.entities import entity_key
 from tidemill.environment import Environment
 from tidemill.errors import HorizonError, NotAppliedError, RequestError
 from tidemill.kernel.bundle import Bundle, Evaluated, evaluate
+from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import OVERFLOW
 from tidemill.online.base import Cell, CellId, Heartbeat, SlotId, SlotState
 from tidemill.stable import shard_of
@@ -172,6 +173,7 @@ class FeatureStore:
         self.env = path if isinstance(path, Environment) else Environment.load(path)
         self._clock = clock
         self._plans: dict[Any, tuple[float, _Plan]] = {}
+        keep_freed_memory()
         self._beats: dict[str, tuple[float, dict[int, Heartbeat]]] = {}
 
     # ---- definitions ------------------------------------------------------------------------------------------------------------
