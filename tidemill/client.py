@@ -254,14 +254,16 @@ class FeatureStore:
         slots: dict[SlotId, int] = {}
         asked: dict[tuple[str, ...], _Asked] = {}  # views of one entity ask for the same keys
         begun: list[tuple[_ViewPlan, _Asked]] = []
+        by_shard: dict[tuple[str, ...], list[int]] = {}
         for view in plan.views:
             entities = asked.get(view.keys)
             if entities is None:
                 index: dict[str, int] = {}
                 row = [index.setdefault(entity_key(r, view.keys, view.types), len(index)) for r in rows]
                 entities = asked[view.keys] = _Asked(row, list(index), [shard_of(n, plan.shards) for n in index])
+                by_shard[view.keys] = sorted(set(entities.shards))
             begun.append((view, entities))
-            shards = set(entities.shards)
+            shards = by_shard[view.keys]
             for bundle, tables in zip(view.bundles, view.tables, strict=True):
                 for table in tables:
                     table_id = bundle.table_ids[table]
@@ -278,13 +280,13 @@ class FeatureStore:
                 )
         answers, at = [], 0
         for view, entities in begun:
-            shards, n = set(entities.shards), len(entities.names)
+            shards, n = by_shard[view.keys], len(entities.names)
             columns: list[dict[int, Sequence[Cell | None]]] = []
             for tables in view.tables:
                 columns.append({table: found[at + i * n : at + (i + 1) * n] for i, table in enumerate(tables)})
                 at += n * len(tables)
-            by_shard = [{s: states[slots[SlotId(bundle.id, s)]] for s in shards} for bundle in view.bundles]
-            answers.append(_ViewAnswer(view, entities, columns, by_shard))
+            slot_states = [{s: states[slots[SlotId(bundle.id, s)]] for s in shards} for bundle in view.bundles]
+            answers.append(_ViewAnswer(view, entities, columns, slot_states))
         evaluated = iter(evaluate(instant, [(b, c) for a in answers for b, c in zip(a.plan.bundles, a.cells, strict=True)]))
         for answer in answers:
             self._fill(answer, list(islice(evaluated, len(answer.cells))), instant)

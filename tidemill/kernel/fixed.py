@@ -330,13 +330,13 @@ class FixedTable(Table[Int64s]):
             np.minimum.reduceat(body[:, self.adds :], starts, axis=0, out=out[:, self.adds :])
         return out
 
-    def states_of_one(self, body: Int64s, window: Int64s, windows: int) -> list[list[list[int]]]:
-        """Without sorting: few records times few windows. A record counts in its own window and in all longer ones."""
-        inside = window >= np.arange(windows)[:, None]
-        out = np.empty((windows, self.words), dtype=np.int64)
-        np.matmul(inside.astype(np.int64), body[:, : self.adds], out=out[:, : self.adds])
-        if self.adds < self.words:
-            np.where(inside[:, :, None], body[:, self.adds :], _NOTHING).min(axis=1, initial=_NOTHING, out=out[:, self.adds :])
+    def states_of_one(self, body: Int64s, window: Int64s, inside: Int64s) -> list[list[list[int]]]:
+        """Without sorting: few records times few windows."""
+        if self.adds == self.words:
+            return [np.matmul(inside, body).tolist()]
+        out = np.empty((len(inside), self.words), dtype=np.int64)
+        np.matmul(inside, body[:, : self.adds], out=out[:, : self.adds])
+        np.where(inside[:, :, None], body[:, self.adds :], _NOTHING).min(axis=1, initial=_NOTHING, out=out[:, self.adds :])
         return [out.tolist()]
 
     def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> list[list[list[int]]]:

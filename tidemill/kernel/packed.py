@@ -17,25 +17,29 @@ from tidemill.online.base import EMPTY_CELL, Cell
 Column = tuple[Table[Any], Sequence[Cell | None]]
 
 
-def window_states(columns: Sequence[Column], edges: Int64s, end: int) -> list[Any]:
-    """Per column, the state of each entity in each window `[edges[i], end)`; edges ascend. The published value and the tail count as one.
+def window_states(columns: Sequence[Column], edges: Int64s, t: int) -> list[Any]:
+    """Per column, the state of each entity in each window `[edges[i], t)`; edges ascend. The published value and the tail count as one.
 
     A tile counts by its start alone: its width is such that no served window cuts it. All columns are placed in one pass, since for
     one entity it is the number of NumPy calls that takes the time.
     """
+    windows = len(edges)
     decoded = [_decoded(table, cells) for table, cells in columns]
-    window = _narrowest(_joined([records.span for records, _ in decoded]), edges, end)
+    window = _narrowest(_joined([records.span for records, _ in decoded]), edges, t)
     lengths = [len(records.span) for records, _ in decoded]
-    own = [window[b - n : b] for n, b in zip(lengths, accumulate(lengths), strict=True)]
+    ends = list(accumulate(lengths))
+    own = [window[b - n : b] for n, b in zip(lengths, ends, strict=True)]
     _drop_held(own, decoded, columns)
+    inside = (window >= np.arange(windows)[:, None]).astype(np.int64) if len(columns[0][1]) == 1 else None
     out = []
-    for (table, cells), (records, _), place in zip(columns, decoded, own, strict=True):
-        if len(cells) == 1:
-            out.append(table.states_of_one(records.body, place, len(edges)))
-        else:
-            rows = (place >= 0).nonzero()[0]
-            slot = records.entity[rows] % len(cells) * len(edges) + place[rows]
-            out.append(table.states(table.take(records.body, rows), slot, len(cells), len(edges)))
+    for (table, cells), (records, first), place, end in zip(columns, decoded, own, ends, strict=True):
+        if inside is not None and len(cells) == 1:
+            out.append(table.states_of_one(records.body, place, inside[:, end - len(place) : end]))
+            continue
+        entity = records.entity
+        entity[first:] -= len(cells)
+        rows = (place >= 0).nonzero()[0]
+        out.append(table.states(table.take(records.body, rows), entity[rows] * windows + place[rows], len(cells), windows))
     return out
 
 

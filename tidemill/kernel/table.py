@@ -108,10 +108,13 @@ class Table(ABC, Generic[Body]):
         the longest: a record counts in its own window and in all longer ones. What is returned only this table's aggregations read.
         """
 
-    def states_of_one(self, body: Body, window: Int64s, windows: int) -> Any:
-        """`states` of a single entity; `window` (n,) is -1 for records that lie in none."""
+    def states_of_one(self, body: Body, window: Int64s, inside: Int64s) -> Any:
+        """`states` of a single entity; `window` (n,) is -1 for records that lie in none.
+
+        `inside` (windows, n) says the same in another way: 1 where a record counts in a window, 0 where not.
+        """
         rows = (window >= 0).nonzero()[0]
-        return self.states(self.take(body, rows), window[rows], 1, windows)
+        return self.states(self.take(body, rows), window[rows], 1, len(inside))
 
 
 #: From so many rows on, Polars' streaming engine groups faster; below, starting it costs more than it saves.
