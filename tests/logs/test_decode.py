@@ -174,6 +174,11 @@ def test_the_logs_own_arrival_times_count_where_no_column_is_named() -> None:
     assert dead(events) == [(5, "at: more than 10us after its arrival")]
 
 
+def test_the_logs_own_arrival_times_count_also_where_a_column_is_named() -> None:
+    events = decode(pl.DataFrame({"known": [MICROS]}, schema={"known": pl.Int64}), arrival=[MICROS - 5], known="timestamp:us")
+    assert values(events, "_arrival") == [MICROS - 5]
+
+
 def test_an_arrival_column_may_be_null_but_not_unreadable() -> None:
     frame = pl.DataFrame({"known": ["2024-01-01", None, "later", "2023-12-31T23:59:59"]})
     events = decode(frame, text=True, max_ahead=999_999, known="timestamp")

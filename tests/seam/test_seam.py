@@ -121,7 +121,7 @@ OPERATIONS = [
     *("start", "crash", "poll", "poll", "poll", "apply", "apply", "apply", "again", "archive", "run", "run", "race", "idle"),
     *("tick", "tick", "compact", "compact", "sweep", "cut", "batch", "batch", "batch_crash", "apply_crash"),
     *("between", "between", "between", "restore"),
-    *("snapshot", "rollback", "lose", "retention", "compact_archive", "withdraw", "withdraw_crash", "add_feature"),
+    *("snapshot", "rollback", "lose", "rebuild_crash", "retention", "compact_archive", "withdraw", "withdraw_crash", "add_feature"),
 ]
 #: An operation, a worker, a partition, and a number that the operation makes its own use of.
 OPERATION = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integers(0, 2), st.integers(0, 7))
@@ -216,6 +216,9 @@ class Seam(RuleBasedStateMachine):
                 getattr(self, f"do_{name}")(worker, partition, n)
             except Crash:
                 self.do_crash(worker, partition, n)
+                self.online.calm()
+                self.offline.calm()
+                self.check(self.now + 1)  # what is read before anyone has cleaned up
             self.online.calm()
             self.offline.calm()
 
@@ -402,6 +405,12 @@ class Seam(RuleBasedStateMachine):
         self.store.put_back(slot, tables, empty)
         self.snapshots = [s for s in self.snapshots if s[0] != slot]
 
+    def do_rebuild_crash(self, i: int, p: int, n: int) -> None:
+        """A slot vanishes, and the worker that rebuilds it dies on the way."""
+        self.do_lose(i, p, n)
+        self.online.crash_at, self.online.crash_after = n, bool(i)
+        self.do_restore(i, p, n)
+
     def do_retention(self, i: int, p: int, n: int) -> None:
         if p in self.log.records:
             self.log.first[p] = max(self.log.first.get(p, 0), archived_end(self.offline, "log", p))
@@ -471,10 +480,11 @@ class Seam(RuleBasedStateMachine):
             for row, key in enumerate(KEYS):
                 state = read.states[b][read.asked.shards[row]]
                 got, status = answer.columns[f"v__{name}"][row], answer.status[f"v__{name}"][row]
-                if not state.serving:
+                positions = read.positions(row)[b]
+                if not state.serving or not positions:  # nothing is known is not the same as nothing happened
                     assert (got, status) == (None, "missing")
                     continue
-                known = self.events(read.positions(row)[b])
+                known = self.events(positions)
                 passes = FILTERS.get(feature.aggregation.where or "")
                 want = brute_force(
                     feature.aggregation, feature.window, known.get(key, []), at, schema=schema, timestamp="at", event_id="id", passes=passes

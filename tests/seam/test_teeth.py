@@ -14,6 +14,7 @@ from tests.seam.test_seam import Seam, run_machine
 from tests.seam.world import Crash
 from tidemill import blocks, publishing
 from tidemill.apps.streaming import ingest
+from tidemill.client import FeatureStore
 from tidemill.kernel import bundle, packed, tiles
 from tidemill.online.base import SlotState
 from tidemill.times import Window
@@ -115,7 +116,15 @@ def _expired_too_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rebuild_serves_at_once(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SlotState, "serving", property(lambda self: bool(self.positions) or self.cursor is not None))
+    original, serving, reading = FeatureStore._fill, SlotState.serving, [False]  # only readers believe it: a writer would never end
+
+    def fill(self: Any, *args: Any) -> None:
+        reading[0] = True
+        original(self, *args)
+        reading[0] = False
+
+    patch.setattr(FeatureStore, "_fill", fill)
+    patch.setattr(SlotState, "serving", property(lambda self: reading[0] or serving.fget(self)))
 
 
 def _block_of_the_batch(patch: pytest.MonkeyPatch) -> None:

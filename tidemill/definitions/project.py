@@ -19,11 +19,13 @@ FILE = "tidemill.toml"
 MAX_SHARDS = 4096
 
 #: What each section of tidemill.toml may hold.
+#: [kafka] may hold anything: the client's own settings.
 _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
     "offline": {"url": str},
     "stream": {"brokers": str, "workers": int},
+    "kafka": {"client": str},
     "batch": {"every": str},
 }
 _TYPE_NAMES = {str: "text", int: "a whole number"}
@@ -38,7 +40,7 @@ class Project:
     `definitions`: the absolute path of the definitions file. `online_url`, `offline_url`: with `${VAR}` filled from the environment, and
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be, in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `batch.every`).
+    (`stream.workers`, `batch.every`, `kafka.client` and the Kafka client's own settings, named as librdkafka names them).
     """
 
     directory: Path
@@ -67,6 +69,8 @@ class Project:
         if workers < 1:
             raise DefinitionError(f"{file}: stream.workers is at least 1; got {workers}")
         values.duration("batch", "every")
+        if values.get("kafka", "client", "python") not in ("confluent", "python"):
+            raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
         fixed = {"project": ("name", "definitions"), "online": ("url", "shards", "slack"), "offline": ("url",), "stream": ("brokers",)}
         settings = {
             section: MappingProxyType({key: value for key, value in items.items() if key not in fixed.get(section, ())})
@@ -104,6 +108,10 @@ class _Values:
 
     def _checked(self, section: str, key: str, value: object, environment: Mapping[str, str]) -> object:
         known = _KEYS[section]
+        if section == "kafka" and key != "client":
+            if not isinstance(value, (str, int, float, bool)):
+                raise DefinitionError(f"{self.file}: kafka.{key} must be one value; got {type(value).__name__}")
+            return self._expanded(f"kafka.{key}", str(value).lower() if isinstance(value, bool) else str(value), environment)
         if key not in known:
             raise DefinitionError(f"{self.file}: unknown key {section}.{key}; {suggestion(key, known)}")
         if not isinstance(value, known[key]) or isinstance(value, bool):

@@ -60,8 +60,9 @@ class Events:
 class Decoder:
     r"""Decodes batches of one source. Holds no state: how records are batched changes nothing.
 
-    `timestamp` names a timestamp column of the schema, `event_id` any column (nulls are fine). `arrival` may stand in the schema;
-    if not, the log's own arrival times count, and in a log without them (files) the records' field of that name, ISO 8601 or typed.
+    `timestamp` names a timestamp column of the schema, `event_id` any column (nulls are fine). What counts as
+    arrival are the log's own times (Kafka's record timestamps); in a log without them (files) the records' field `arrival`, be it in the
+    schema or not.
     `max_ahead` in microseconds; `max_record` in bytes. Raises `DefinitionError`.
 
     >>> from tidemill.types import ColumnType
@@ -131,10 +132,10 @@ class Decoder:
         times = {name: typed.frame[name] for name, kind in schema.items() if kind.name == "timestamp"}
         micros = {name: parse_iso(column) if column.dtype == pl.String else column for name, column in times.items()}
         arrival: pl.Expr | pl.Series = pl.lit(None, dtype=pl.Int64).alias("_arrival")
-        if self._arrival is not None and self._arrival in schema:
-            arrival = micros[self._arrival].alias("_arrival")
-        elif batch.arrival is not None:
+        if batch.arrival is not None:
             arrival = pl.Series("_arrival", batch.arrival[typed.rows])
+        elif self._arrival is not None and self._arrival in schema:
+            arrival = micros[self._arrival].alias("_arrival")
         frame = typed.frame.with_columns(
             *micros.values(),
             pl.Series("_offset", batch.offsets[typed.rows]),
