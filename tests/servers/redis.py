@@ -1,0 +1,134 @@
+"""Real Redis servers on free ports of the loopback interface. The kernel ends them with the process that started them."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+_PATIENCE = 20.0
+
+
+def binary() -> str:
+    """redis-server, from PATH or from where tools/get_redis.sh puts it."""
+    local = Path(__file__).parents[2] / ".servers" / "redis" / "usr" / "bin" / "redis-server"
+    found = shutil.which("redis-server") or (str(local) if local.exists() else None)
+    if found is None:
+        pytest.fail("there is no redis-server: run tools/get_redis.sh, or `make services`")
+    return found
+
+
+def free_port(*, bus: bool = False) -> int:
+    """A port of loopback that nobody listens on (with `bus`: one whose cluster port, 10,000 higher, is free too)."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if not bus:
+            return port
+        if port + 10_000 < 65_536:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port + 10_000)):
+                    return port
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class RedisServer:
+    """One server with its own folder. It can be killed and started again, with what its append-only file has."""
+
+    def __init__(self, folder: Path, *options: str, cluster: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port = folder, free_port(bus=cluster)
+        self._options = (*(("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") if cluster else ()), *options)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        command = [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--daemonize", "no"]
+        command += ["--appendonly", "yes", "--appendfsync", "everysec", "--enable-debug-command", "yes", *self._options]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)  # noqa: PLW1509 - it only makes one system call
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                    connection.sendall(b"PING\r\n")
+                    if connection.recv(64)[:1] in (b"+", b"-") and not (self._loading()):
+                        return
+            except OSError:
+                pass
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise AssertionError(f"redis-server did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def _loading(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(b"GET x\r\n")
+            return connection.recv(64).startswith(b"-LOADING")
+
+    def kill(self, how: int = signal.SIGKILL) -> None:
+        """End it, by default the hard way."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=_PATIENCE)
+            self._process = None
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.kill(signal.SIGKILL)
+
+
+class RedisClusterServers:
+    """Three primaries that share the slots."""
+
+    def __init__(self, folder: Path) -> None:
+        self.nodes = [RedisServer(folder / str(i), cluster=True) for i in range(3)]
+        try:
+            self._form()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _form(self) -> None:
+        clients = [redis.Redis(port=node.port) for node in self.nodes]
+        try:
+            for i, client in enumerate(clients):
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", i * 5461, 16383 if i == 2 else (i + 1) * 5461 - 1)
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+            for client in clients[1:]:
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+            deadline = time.monotonic() + _PATIENCE
+            while not all(map(self._is_formed, clients)):
+                assert time.monotonic() < deadline, "the cluster did not form"
+                time.sleep(0.05)
+        finally:
+            for client in clients:
+                client.close()
+
+    @staticmethod
+    def _is_formed(client: redis.Redis) -> bool:
+        known = client.execute_command("CLUSTER SLOTS")
+        return len(known) == 3 and client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+
+    @property
+    def url(self) -> str:
+        return f"{self.nodes[0].url}?cluster=true"
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
