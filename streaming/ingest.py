@@ -43,12 +43,12 @@ ROWS = 262_144
 class Polled:
     """Consecutive offsets: records as they came from the log, or events as they came from the archive.
 
-    `epoch` tells the readings apart. `at_end`: the log had no more.
+    `epoch` tells the readings apart. `drained`: the log had no more just now.
     """
 
     epoch: int
     batches: tuple[RecordBatch | Events, ...]
-    at_end: bool
+    drained: bool
 
     @property
     def start(self) -> int:
@@ -129,6 +129,11 @@ class PartitionIngest:
     def archived(self) -> int:
         """Everything before this offset is archived."""
         return self._archived
+
+    @property
+    def at_end(self) -> bool:
+        """Whether there is nothing to read now: the log ends here, as of a moment ago, or no bundle can take events yet."""
+        return not self._live or (self._history is None and self._reader is not None and self._reader.at_end)
 
     @property
     def latest(self) -> int:
@@ -228,20 +233,20 @@ class PartitionIngest:
     def poll(self) -> Polled | None:
         """The next records; None when there is nothing new for now. Never blocks."""
         batches: list[RecordBatch | Events] = []
-        rows, at_end = self.rows, not self._live
-        while rows > 0 and not at_end:
+        rows, drained = self.rows, not self._live
+        while rows > 0 and not drained:
             try:
                 batch = self._next(rows)
             except LogTruncatedError:  # the log has dropped what this reader still needs: the archive has it, or `restore` says it is lost
                 self.restore()
                 return None
             if batch is None:
-                at_end = True
+                drained = True
             else:
                 batches.append(batch)
                 rows -= batch.end - batch.start
                 self._read = batch.end
-        return Polled(self.epoch, tuple(batches), at_end) if batches else None
+        return Polled(self.epoch, tuple(batches), drained) if batches else None
 
     def _next(self, rows: int) -> RecordBatch | Events | None:
         """From the archive, while the log no longer has them; then from the log."""
@@ -343,7 +348,7 @@ class PartitionIngest:
         """Nothing new for now: archive what is due, and say that this partition is read to its end."""
         if self._archive.due():
             self.archive()
-        if self._live and self._history is None:
+        if self._live and self.at_end:
             self.online.heartbeat(self.source.name, {self.partition: Heartbeat(self._read, self.now())})
 
     def run(self, batches: int | None = None) -> int:

@@ -1,7 +1,7 @@
 """One partition in the hands of a runtime that asks for its records again and again, and must never be kept waiting.
 
 `PartitionIngest` does the work; here is when to do it: how long to wait for more records, when to say that there are none, and what
-to do while the online store does not answer.
+to do while the online store or the log does not answer.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tidemill.errors import StoreUnavailableError
+from tidemill.errors import LogUnavailableError, StoreUnavailableError
 
 from .ingest import Flush, PartitionIngest, Polled
 from .journal import Journal
 
 #: In seconds. At the end of the log, more is waited for: a flush of one event costs nearly as much as one of thousands.
 LINGER = 0.05
+#: In seconds: how soon to look again where more is on its way.
+_ON_ITS_WAY = 0.005
 #: In seconds: how often to say that the partition is read to its end.
 BEAT = 1.0
 #: In seconds: the first and the longest pause before an online store that does not answer is asked again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+#: What trying again later may help against.
+NOT_NOW = (StoreUnavailableError, LogUnavailableError)
 #: Looking for new records takes at most this share of the time: listing a folder of many files is slow.
 _LOOKING = 0.1
 
@@ -48,7 +52,7 @@ class Reading:
     clock: Callable[[], float] = time.monotonic
     #: The log was read to its end, as of the last look.
     following: bool = field(default=False, init=False)
-    #: The online store does not answer.
+    #: The online store or the log does not answer.
     waiting: bool = field(default=False, init=False)
     ended: bool = field(default=False, init=False)
     #: Nothing is to be done before this instant of `clock`.
@@ -77,7 +81,7 @@ class Reading:
             if not self._restored:
                 self._restore()
             return self._poll()
-        except StoreUnavailableError as error:
+        except NOT_NOW as error:
             self._wait(error)
             return None
 
@@ -86,13 +90,13 @@ class Reading:
         return self.ingest.tile(polled)
 
     def apply(self, flush: Flush) -> bool:
-        """Apply a flush; whether it was. While the store does not answer, what is in flight is dropped: the log still has it."""
+        """Apply a flush; whether it was. While one of them does not answer, what is in flight is dropped: the log still has it."""
         self._in_flight -= 1
         if not self._restored:
             return False
         try:
             return self.ingest.apply(flush)
-        except StoreUnavailableError as error:
+        except NOT_NOW as error:
             self._wait(error)
             return False
 
@@ -104,7 +108,7 @@ class Reading:
         """Make a change that begins the reading anew (`redefine`, `admit`); should the store not answer, it is begun anew later."""
         try:
             change()
-        except StoreUnavailableError as error:
+        except NOT_NOW as error:
             self._wait(error)
 
     def _restore(self) -> None:
@@ -117,16 +121,19 @@ class Reading:
         begun = self.clock()
         polled = self.ingest.poll()
         if polled is not None:
-            if polled.at_end:
+            if polled.drained and self.ingest.at_end:
                 self._beat()  # now, because where events trickle in without end, no look finds none
             else:
                 self.following = False
             self._in_flight += 1
-            self.awake_at = begun + LINGER if polled.at_end else begun
+            self.awake_at = begun + LINGER if polled.drained else begun
             return polled
         if self._in_flight:
             return None  # what is on its way may yet be refused, and then the log is not at its end
         now = self.clock()
+        if not self.ingest.at_end:
+            self.awake_at = now + _ON_ITS_WAY  # nothing yet
+            return None
         if self.orders.until_end and not self.ingest.admit():
             self.ingest.archive()
             self.ingest.idle()
@@ -142,7 +149,7 @@ class Reading:
             self._beat_at = self.clock() + BEAT
         self.following = True
 
-    def _wait(self, error: StoreUnavailableError) -> None:
+    def _wait(self, error: Exception) -> None:
         self.awake_at = self.clock() + self._pause
         self.journal.warning(f"{self.name}: {error}", again_in_seconds=self._pause)
         self._restored, self.waiting, self.following = False, True, False

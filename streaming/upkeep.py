@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from tidemill.applied import Applied
 from tidemill.environment import Environment
-from tidemill.errors import NotAppliedError, StoreUnavailableError
+from tidemill.errors import NotAppliedError
 from tidemill.logs.base import Log
 from tidemill.offline.cuts import Cuts
 from tidemill.times import BEGINNING
@@ -23,7 +23,7 @@ from .compactor import Compactor
 from .ends import LogEnds, Part
 from .ingest import PartitionIngest
 from .journal import Journal
-from .reading import Orders, Reading
+from .reading import NOT_NOW, Orders, Reading
 from .status import FOLLOWING, READING, WAITING, PartitionStatus, WorkerStatus, birth_of, this_host, totals, write_status
 
 #: The exit code that asks for a start of all workers: there is something new that a running dataflow cannot take up.
@@ -143,8 +143,8 @@ class Upkeep:
             raise StopIteration
         try:
             self._chores()
-        except StoreUnavailableError as error:
-            self.journal.debug(f"upkeep: {error}")  # the readings say so, and go on when the store is back
+        except NOT_NOW as error:
+            self.journal.debug(f"upkeep: {error}")  # the readings say so, and go on when it is back
         pause = min((r.awake_at for r in self.readings.values() if not r.ended), default=self.clock() + _PAUSE) - self.clock()
         if pause > 0 and not self.orders.stop.is_set():
             self.sleep(min(pause, _PAUSE))
@@ -162,7 +162,7 @@ class Upkeep:
         try:
             while self.compactor.due and self.clock() < deadline:
                 self.compactor.step()
-        except StoreUnavailableError as error:
+        except NOT_NOW as error:
             self.journal.debug(f"compaction: {error}")
 
     def _chores(self) -> None:

@@ -104,7 +104,13 @@ class Environment:
         return sorted(then - now)
 
     def log(self, source: Source) -> Log:
-        """A source's log. Raises `LogError`."""
+        """A source's log: its topic, where the project has brokers, else its files. Raises `LogError`."""
+        brokers = self.project.brokers
+        if brokers is not None and source.topic is not None:
+            from tidemill.logs.kafka import KafkaLog  # needs the extra
+
+            settings = dict(self.project.settings.get("kafka", {}))
+            return KafkaLog(brokers, source.topic, client=settings.pop("client", None), settings=settings)
         if source.path is None:
             raise LogError(f"source {source.name!r} has no `path`, and this project has no brokers: give it one of them")
         columns = list(dict.fromkeys([*source.schema, *([source.arrival] if source.arrival else [])]))

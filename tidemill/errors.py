@@ -9,7 +9,8 @@ TidemillError
 │   └── HorizonError           a read of an instant that the store has already compacted past
 ├── LogError                   a source's log cannot be read: missing, unreadable, not the format it says
 │   ├── LogChangedError        files that were already read have changed, moved or vanished
-│   └── LogTruncatedError      offsets that are still needed are gone
+│   ├── LogTruncatedError      offsets that are still needed are gone
+│   └── LogUnavailableError    not now: its servers do not answer
 ├── StoreError                 the online or the offline store cannot do it: full, no permission, unreachable
 │   ├── StoreVersionError      a store that another version of tidemill wrote
 │   └── StoreUnavailableError  not now: locked for longer than the time-out, unreachable
@@ -57,6 +58,10 @@ class LogChangedError(LogError):
 
 class LogTruncatedError(LogError):
     """Offsets that are still needed are gone from the log, and from the archive."""
+
+
+class LogUnavailableError(LogError):
+    """A log whose servers do not answer now; trying again later may help."""
 
 
 class StoreError(TidemillError):

@@ -27,7 +27,7 @@ def test_four_slashes_are_an_absolute_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["", "online.db", "sqlite:online.db", "sqlite://online.db", "sqlite://", "sqlite:///", "sqlite:///folder/"])
 def test_a_url_that_names_no_file_says_what_is_expected(tmp_path: Path, url: str) -> None:
-    with pytest.raises(DefinitionError, match=r"expected sqlite:///relative/path, sqlite:////absolute/path or redis://host:port/db, got '"):
+    with pytest.raises(DefinitionError, match=r"expected sqlite:///path, sqlite:////path or redis://host:port/db, got '"):
         open_online_store(url, base=tmp_path)
 
 

@@ -172,6 +172,15 @@ def test_a_key_that_another_program_uses_is_an_error_and_nothing_is_written(open
         assert client.keys(f"{{{name}.3}}c*") == []
 
 
+def test_a_server_that_evicts_keys_is_refused(tmp_path: Path, opened: Callable[..., RedisStore]) -> None:
+    server = RedisServer(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(StoreError, match="set it to noeviction"):
+            opened(server.url).slots([SLOT])
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize(("query", "message"), [("prefix=a.b", "prefix must be a word"), ("timeout=soon", "timeout is in seconds")])
 def test_an_url_that_cannot_be_is_refused_at_once(query: str, message: str) -> None:
     with pytest.raises(DefinitionError, match=message):

@@ -45,6 +45,8 @@ class MemoryLog:
 class MemoryReader:
     """Reads as many records at a time as `limit` says, so that batches can be of any size."""
 
+    at_end = True
+
     def __init__(self, log: MemoryLog, partition: int, offset: int) -> None:
         self._log, self._partition = log, partition
         self.seek(offset)

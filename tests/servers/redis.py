@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import signal
 import socket
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 
-import pytest
 import redis
 
 _PATIENCE = 20.0
 
 
+@cache
 def binary() -> str:
-    """redis-server, from PATH or from where tools/get_redis.sh puts it."""
-    local = Path(__file__).parents[2] / ".servers" / "redis" / "usr" / "bin" / "redis-server"
-    found = shutil.which("redis-server") or (str(local) if local.exists() else None)
-    if found is None:
-        pytest.fail("there is no redis-server: run tools/get_redis.sh, or `make services`")
-    return found
+    """redis-server, from PATH or from Debian's package."""
+    tool = Path(__file__).parents[2] / "tools" / "get_redis.sh"
+    return subprocess.run([tool], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def free_port(*, bus: bool = False) -> int:

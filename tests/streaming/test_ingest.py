@@ -43,7 +43,7 @@ def test_small_files_are_read_in_one_poll_up_to_the_number_of_rows(env: Environm
         shop.append(env.project.directory, "orders", shop.events("orders", 10 * i, 10), file=f"{i}.jsonl")
     some = ingest_of(env, rows=35)
     polls = [some.poll() for _ in range(3)]
-    assert [(p.start, p.end, len(p.batches), p.at_end) if p else None for p in polls] == [(0, 35, 4, False), (35, 50, 2, True), None]
+    assert [(p.start, p.end, len(p.batches), p.drained) if p else None for p in polls] == [(0, 35, 4, False), (35, 50, 2, True), None]
 
 
 def test_dead_letters_of_a_poll_of_many_batches_have_their_own_bytes(env: Environment) -> None:

@@ -25,6 +25,7 @@ class Ingest:
         self.done: list[str] = []
         self.trouble: set[str] = set()
         self.admits = False
+        self.at_end = True
 
     def _do(self, what: str) -> None:
         if what in self.trouble:
@@ -39,7 +40,7 @@ class Ingest:
             return None
         start = self.position
         self.position += self.log.pop(0)
-        return SimpleNamespace(start=start, end=self.position, at_end=not self.log)
+        return SimpleNamespace(start=start, end=self.position, drained=not self.log)
 
     def apply(self, flush: Any) -> bool:
         self._do("apply")
@@ -115,6 +116,16 @@ def test_where_events_trickle_in_without_end_it_lingers_and_still_says_that_it_i
     assert done.count("idle") == 10
     assert 0.5 * 10 / reading.LINGER <= done.count("apply") <= 10 / reading.LINGER
     assert bench.reading.following
+
+
+def test_where_more_may_be_on_its_way_it_does_not_say_that_it_is_at_the_end_nor_ends() -> None:
+    bench = Bench(until_end=True)
+    bench.ingest.at_end = False
+    assert "idle" not in bench.during(5, 0.01)
+    assert not bench.reading.following
+    bench.ingest.at_end = True
+    with pytest.raises(StopIteration):
+        bench.turn(after=0.01)
 
 
 def test_a_slow_look_for_new_records_is_made_less_often() -> None:

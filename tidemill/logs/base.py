@@ -37,7 +37,13 @@ class RecordBatch:
 
 
 class PartitionReader(Protocol):
-    """Reads one partition onward from an offset. Used by one thread."""
+    """Reads one partition onward from an offset. Used by one thread.
+
+    `at_end`: after `read` gave None, whether that was the end of the log, as of a moment ago; else more may be on its way.
+    """
+
+    @property
+    def at_end(self) -> bool: ...
 
     def read(self, max_records: int) -> RecordBatch | None:
         """Up to `max_records` records, or None: nothing new for now. Never blocks; raises `LogError`."""

@@ -134,6 +134,9 @@ class FileReader:
         self._offset = 0
         self.seek(offset)
 
+    #: A read looks at the files themselves.
+    at_end = True
+
     def read(self, max_records: int) -> RecordBatch | None:
         """Up to `max_records` records of one file; None when there is nothing new. Blank JSON lines count, and are not in the batch."""
         while self._cursor is not None or self._enter():

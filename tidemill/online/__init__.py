@@ -20,10 +20,10 @@ def open_online_store(url: str, *, base: Path) -> OnlineStore:
     >>> store.close()
     >>> open_online_store("mysql://host/db", base=Path("flights"))
     Traceback (most recent call last):
-    tidemill.errors.DefinitionError: [online] url: expected sqlite:///relative/path, sqlite:////absolute/path or redis://host:port/db, got a 'mysql' URL
+    tidemill.errors.DefinitionError: [online] url: expected sqlite:///path, sqlite:////path or redis://host:port/db, got a 'mysql' URL
     """
     scheme, separator, rest = url.partition("://")
-    expected = "[online] url: expected sqlite:///relative/path, sqlite:////absolute/path or redis://host:port/db"
+    expected = "[online] url: expected sqlite:///path, sqlite:////path or redis://host:port/db"
     if not separator:
         raise DefinitionError(f"{expected}, got {url!r}")
     if scheme in ("redis", "rediss"):

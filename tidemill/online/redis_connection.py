@@ -153,7 +153,22 @@ class RedisConnections:
                 f"Redis at {self.where} holds data of form {found.decode()!r} under {self.prefix!r}, and this tidemill reads "
                 f"{SCHEMA_VERSION}: use the version that wrote it, or another ?prefix= in [online] url"
             )
+        for info in self._memory(client):
+            if int(info.get("maxmemory", 0)) and str(info.get("maxmemory_policy", "")).startswith("allkeys"):
+                raise StoreError(
+                    f"Redis at {self.where} evicts keys when it is full (maxmemory-policy {info['maxmemory_policy']}), and a value that is "
+                    f"missing a part would be a wrong number: set it to noeviction"
+                )
         self._checked = True
+
+    def _memory(self, client: Any) -> list[dict[str, Any]]:
+        """What the servers say of their memory; nothing where this user may not ask."""
+        try:
+            if self._cluster:
+                return list(client.info("memory", target_nodes=RedisCluster.PRIMARIES).values())
+            return [client.info("memory")]
+        except redis.exceptions.NoPermissionError:
+            return []
 
     # ---- errors -----------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,77 @@
+"""The workers on real servers: events from Kafka, values in Redis, and every value equal to brute force."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.kafka import kafka_broker
+from tests.servers.redis import RedisServer
+from tests.streaming import shop
+from tests.streaming.conftest import Crew
+from tidemill.environment import Environment
+from tidemill.logs.kafka import KafkaAdmin
+from tidemill.times import to_micros
+
+__all__ = ["kafka_broker"]
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def env(tmp_path: Path, kafka_broker: str, redis_server: RedisServer) -> Iterator[Environment]:
+    """The shop on servers, applied, its topics empty; the topics' names are the test's own."""
+    folder = tmp_path / "shop"
+    shop.make(folder).online.close()
+    tag = f"t{os.getpid()}"
+    configuration = (
+        shop.CONFIGURATION.replace("[online]", f'[online]\nurl = "{redis_server.url}"') + f'[stream]\nbrokers = "{kafka_broker}"\n'
+    )
+    (folder / "tidemill.toml").write_text(configuration)
+    definitions = shop.DEFINITIONS
+    admin = KafkaAdmin(kafka_broker)
+    for source in ("orders", "visits"):
+        definitions = definitions.replace(f'path="{source}/**/*.jsonl"', f'topic="{tag}-{source}"')
+        admin.create_topic(f"{tag}-{source}", 2)
+    admin.close()
+    (folder / "features.py").write_text(definitions)
+    env = Environment.load(folder)
+    env.apply()
+    yield env
+    env.online.close()
+
+
+def produce(env: Environment, source: str, events: list[shop.Event]) -> None:
+    """Each customer's events go to one partition; the record's timestamp is the event's own."""
+    admin = KafkaAdmin(env.project.brokers or "")
+    messages = [(int(e["customer"][1:]) % 2, None, shop.lines([e]).encode().rstrip(), to_micros(e["at"])) for e in events]
+    admin.produce(env.applied().sources[source].topic or "", messages)
+    admin.close()
+
+
+def test_values_are_equal_to_brute_force_though_a_worker_is_killed_and_redis_is_restarted(
+    env: Environment, crew: Crew, redis_server: RedisServer
+) -> None:
+    known = {"orders": shop.events("orders", 0, 3000), "visits": shop.events("visits", 0, 1500)}
+    produce(env, "orders", known["orders"][:2000])
+    produce(env, "visits", known["visits"][:700])
+    crew.supervise(2)
+    crew.until(lambda: shop.position(env, "spending") > 0)
+    os.kill(min(crew.pids), signal.SIGKILL)
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 2000)
+    redis_server.kill()
+    produce(env, "orders", known["orders"][2000:])
+    redis_server.start()
+    produce(env, "visits", known["visits"][700:])
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 3000)
+    crew.until(lambda: sum(shop.position(env, "interest", p) for p in (0, 1)) == 1500)
+    assert shop.differences(env.project.directory, known) == []
