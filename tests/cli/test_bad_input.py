@@ -147,7 +147,7 @@ def test_a_database_of_another_version_is_refused(project: Any, command: str) ->
 def test_a_registry_of_another_version_is_refused(project: Any) -> None:
     project.run("apply")
     registry = project.root / ".tidemill/offline/registry/000001.json"
-    registry.write_text(registry.read_text().replace('"format": 1', '"format": 99'))
+    registry.write_text(registry.read_text().replace('"format": 2', '"format": 99'))
     for command in ("plan", "apply", "status", "get s card=a amount=1"):
         assert "the registry has format 99" in project.refused(command)
 

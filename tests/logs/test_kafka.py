@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import socket
+import threading
 import time
 import traceback
 import uuid
@@ -452,6 +453,7 @@ class TestConfluentLog(KafkaContract):
     def test_a_setting_that_librdkafka_does_not_know_is_named(self) -> None:
         with pytest.raises(LogError, match=r"no\.such\.setting"):
             self.bare(settings={"no.such.setting": "1"}).open(0, 0)
+        assert not any(thread.name == f"watch-{self.topic}" for thread in threading.enumerate())
 
     def test_it_is_the_client_where_it_is_installed(self) -> None:
         log = self.keep(KafkaLog(self.broker, self.topic))

@@ -106,18 +106,23 @@ class KafkaLog:
         self.place(partition, offset)
         with self._lock:
             watch = self._watching()
-            reader: KafkaReader
-            if self._client == "confluent":
-                from tidemill.logs.kafka.confluent import ConfluentReader
-
-                reader = ConfluentReader(self, self._settings, watch, self._topic, partition, offset, self._max_bytes)
-            else:
-                from tidemill.logs.kafka.python import PythonReader
-
-                reader = PythonReader(self, self._settings, watch, self._topic, partition, offset, self._max_bytes)
+            try:
+                reader = self._reader(watch, partition, offset)
+            except BaseException:
+                self.left(None)
+                raise
             self._readers.add(reader)
-            watch.hurry()
-            return reader
+        watch.hurry()
+        return reader
+
+    def _reader(self, watch: TopicWatch, partition: int, offset: int) -> KafkaReader:
+        if self._client == "confluent":
+            from tidemill.logs.kafka.confluent import ConfluentReader
+
+            return ConfluentReader(self, self._settings, watch, self._topic, partition, offset, self._max_bytes)
+        from tidemill.logs.kafka.python import PythonReader
+
+        return PythonReader(self, self._settings, watch, self._topic, partition, offset, self._max_bytes)
 
     def place(self, partition: int, offset: int) -> None:
         """Whether a reader can stand here: raises what `open` raises, if not. For readers."""
@@ -134,10 +139,10 @@ class KafkaLog:
                 "deleted and created again, or a broker has lost records; read it as a source with another name"
             )
 
-    def left(self, reader: KafkaReader) -> None:
-        """A reader has closed: without readers nobody watches. For readers."""
+    def left(self, reader: KafkaReader | None) -> None:
+        """A reader has closed, or none came to be: without readers nobody watches. For readers."""
         with self._lock:
-            self._readers.discard(reader)
+            self._readers -= {reader}
             if self._watch is None or self._readers:
                 return
             watch, self._watch = self._watch, None

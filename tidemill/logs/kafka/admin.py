@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from tidemill.errors import LogError, LogUnavailableError
 from tidemill.logs.kafka.settings import PASSWORDS, Settings
 
+_PASSWORD = PASSWORDS["sasl.password"]
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:
@@ -176,17 +178,17 @@ class KafkaAdmin:
         with self._lock:
             if self._client is None or self._process != os.getpid():
                 from kafka import KafkaAdminClient
+                from kafka.errors import KafkaTimeoutError
 
                 client: Any = KafkaAdminClient.__new__(KafkaAdminClient)
                 try:
                     client.__init__(**self._settings.python(reading=False, strict=False))
-                except BaseException:
-                    # kafka-python tries a refused password again until the time-out, and then speaks of that alone.
-                    refusals = list(getattr(client._manager, "_auth_failures", {}).values())
+                except BaseException as error:
                     client._closed = False  # it has started a thread by now, and would leave it running
                     client.close()
-                    if refusals:
-                        raise refusals[0] from None
+                    if "sasl.username" in self._settings.given and isinstance(error, KafkaTimeoutError):
+                        # It tries a refused password again until the time-out, and then speaks of that alone.
+                        raise KafkaTimeoutError(f"{error}, or it refuses the user name or the password (from {_PASSWORD})") from None
                     raise
                 self._client, self._process = client, os.getpid()
             return self._client
@@ -213,7 +215,7 @@ def _translated(error: Exception, what: str, brokers: str) -> LogError:
     if isinstance(error, errors.UnknownTopicOrPartitionError):
         return MissingTopicError(f"{what}: there is no such topic or partition at {brokers}")
     if isinstance(error, errors.SaslAuthenticationFailedError):
-        return LogError(f"{what}: Kafka at {brokers} refuses the user name or the password (from {PASSWORDS['sasl.password']})")
+        return LogError(f"{what}: Kafka at {brokers} refuses the user name or the password (from {_PASSWORD})")
     if isinstance(error, errors.RetriableError):
         return LogUnavailableError(f"{what}: no answer from Kafka at {brokers}: {_text(error)}")
     return LogError(f"{what}: Kafka at {brokers} refuses: {_text(error)}")
