@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from tidemill.aggregations import stddev as stddev
     from tidemill.aggregations import sum as sum
     from tidemill.aggregations import variance as variance
-    from tidemill.client import AsOf as AsOf
+    from tidemill.answers import AsOf as AsOf
+    from tidemill.answers import OnlineFeatures as OnlineFeatures
     from tidemill.client import FeatureStore as FeatureStore
-    from tidemill.client import OnlineFeatures as OnlineFeatures
     from tidemill.definitions import Entity as Entity
     from tidemill.definitions import FeatureService as FeatureService
     from tidemill.definitions import FeatureView as FeatureView
@@ -37,7 +37,8 @@ _HOMES = {
     "tidemill.aggregations": (
         *("approx_count_distinct", "count", "first", "last", "last_n", "max", "mean", "min", "quantile", "stddev", "sum", "variance"),
     ),
-    "tidemill.client": ("AsOf", "FeatureStore", "OnlineFeatures"),
+    "tidemill.answers": ("AsOf", "OnlineFeatures"),
+    "tidemill.client": ("FeatureStore",),
     "tidemill.definitions": ("Entity", "FeatureService", "FeatureView", "Project", "Request", "Source", "on_demand"),
     "tidemill.types": ("Timestamp",),
 }

@@ -1,4 +1,4 @@
-"""The scoring client: `FeatureStore`, and what a request's answer is."""
+"""The scoring client."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import datetime as dt
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import polars as pl
 
-from tidemill.applied import Applied, Stored
+from tidemill.answers import MISSING, OK, OVERFLOWED, STALE, Asked, AsOf, OnlineFeatures, ViewAnswer, ViewPlan, through
+from tidemill.applied import Applied
 from tidemill.definitions import FeatureSet, FeatureView, OnDemand, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.entities import entity_key
@@ -22,18 +22,12 @@ from tidemill.errors import HorizonError, NotAppliedError, RequestError
 from tidemill.kernel.bundle import Bundle, Evaluated, evaluate
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import OVERFLOW
-from tidemill.online.base import Cell, CellId, Heartbeat, SlotId, SlotState
+from tidemill.online.base import Cell, CellId, Heartbeat, SlotId
 from tidemill.stable import shard_of
-from tidemill.times import BEGINNING, from_micros, to_micros
-from tidemill.types import ColumnType
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
+from tidemill.times import from_micros, to_micros
 
 Features = Requested | Sequence[Requested]
 
-OK, STALE, MISSING, OVERFLOWED = "ok", "stale", "missing", "overflow"
 #: For how long a reader may go on with heartbeats it has read; they only ever make an answer look older.
 _BEATS_SECONDS = 0.1
 #: For how long a reader may go on with definitions before it looks whether newer ones were applied.
@@ -46,121 +40,16 @@ def now_micros() -> int:
 
 
 @dataclass(frozen=True)
-class _ViewPlan:
-    """What a request reads of one view: its bundles, the tables of each, and per output column which bundle, and how to read it."""
-
-    name: str
-    keys: tuple[str, ...]
-    types: Mapping[str, ColumnType]
-    source: str
-    max_lag: int | None
-    bundles: tuple[Bundle, ...]
-    tables: tuple[tuple[int, ...], ...]
-    features: tuple[tuple[str, int, Stored], ...]
-
-
-@dataclass(frozen=True)
 class _Plan:
     """A request compiled against one version of the registry."""
 
     version: int
     shards: int
     wanted: FeatureSet
-    views: tuple[_ViewPlan, ...]
+    views: tuple[ViewPlan, ...]
     row_columns: tuple[str, ...]
     outputs: tuple[tuple[str, OnDemand | None], ...]
     types: Mapping[str, pl.DataType]
-
-
-class _Asked(NamedTuple):
-    """The distinct entities that a request asks for: which of them each row is, their canonical keys, their shards."""
-
-    row: list[int]
-    names: list[str]
-    shards: list[int]
-
-
-@dataclass
-class _ViewAnswer:
-    """One view's part of an answer, for its distinct entities.
-
-    `cells`: per bundle and table of the plan, one cell per entity. `states`: per bundle, the slots that were read, by shard.
-    """
-
-    plan: _ViewPlan
-    asked: _Asked
-    cells: list[dict[int, Sequence[Cell | None]]]
-    states: list[dict[int, SlotState]]
-    values: dict[str, list[Any]] = field(default_factory=dict)
-    status: dict[str, list[str]] = field(default_factory=dict)
-
-    def positions(self, row: int) -> list[dict[int, int]]:
-        """What is known of a request row's entity, per bundle."""
-        entity = self.asked.row[row]
-        shard = self.asked.shards[entity]
-        pairs = zip(self.states, self.cells, strict=True)
-        return [_known(by_shard[shard], [column[entity] for column in cells.values()]) for by_shard, cells in pairs]
-
-
-class AsOf:
-    """What an answer was computed from."""
-
-    def __init__(self, answers: Sequence[_ViewAnswer], heartbeats: Callable[[str], Mapping[int, Heartbeat]]) -> None:
-        self._answers = answers
-        self._beats = {a.plan.source: heartbeats(a.plan.source) for a in answers}
-
-    def __repr__(self) -> str:
-        return f"AsOf({self.time.isoformat() if self.time else 'nothing applied'})"
-
-    @property
-    def time(self) -> dt.datetime | None:
-        """The instant (aware, UTC) through which every partition of every source read is known to be applied; None when nothing is."""
-        states = ((s, self._beats[a.plan.source]) for a in self._answers for by_shard in a.states for s in by_shard.values())
-        known = min((through(state, beats) for state, beats in states), default=BEGINNING)
-        return from_micros(known) if known > BEGINNING else None
-
-    def positions(self, view: str, row: int = 0) -> dict[int, int]:
-        """The offset per partition up to which the view's events are in the values of this request row.
-
-        What was published of an entity may know more than the stream has applied. Where the view's features lie in several bundles, one
-        of which is behind, this is the lowest.
-        """
-        for answer in self._answers:
-            if answer.plan.name == view:
-                return _lowest(answer.positions(row))
-        raise RequestError(f"the request reads no view {view!r}; it reads {', '.join(a.plan.name for a in self._answers)}")
-
-
-@dataclass(frozen=True)
-class OnlineFeatures:
-    """The answer to a request, one item per entity row everywhere.
-
-    `columns`: the keys and request columns as they came, then the features asked for, as `view__feature`. `status`: per feature, `ok`;
-    `stale` (the stream is behind by more than the view's `max_lag`); `missing` (no event of this entity in any of the view's
-    windows, or no backfill yet); `overflow` (the true number does not fit, and the value is null). `at`: the instant, aware UTC.
-    """
-
-    columns: dict[str, list[Any]]
-    status: dict[str, list[str]]
-    as_of: AsOf
-    at: dt.datetime
-    _types: Mapping[str, pl.DataType] = field(repr=False, default_factory=dict)
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """The columns: lists of plain Python values, None for null."""
-        return dict(self.columns)
-
-    def to_polars(self) -> pl.DataFrame:
-        """A typed Polars frame, one row per entity row."""
-        return pl.DataFrame([pl.Series(n, v, dtype=self._types.get(n), strict=False) for n, v in self.columns.items()])
-
-    def to_arrow(self) -> pa.Table:
-        """A typed Arrow table."""
-        return self.to_polars().to_arrow()
-
-    def to_df(self) -> pd.DataFrame:
-        """A pandas frame. Needs pandas: `pip install 'tidemill[pandas]'`."""
-        return self.to_polars().to_pandas()
 
 
 class FeatureStore:
@@ -248,19 +137,19 @@ class FeatureStore:
         self._plans[key] = now, plan
         return plan
 
-    def _read(self, plan: _Plan, rows: Sequence[Mapping[str, Any]], instant: int) -> list[_ViewAnswer]:
+    def _read(self, plan: _Plan, rows: Sequence[Mapping[str, Any]], instant: int) -> list[ViewAnswer]:
         """Everything in one read of the store, and one pass over what it found."""
         cells: list[CellId] = []
         slots: dict[SlotId, int] = {}
-        asked: dict[tuple[str, ...], _Asked] = {}  # views of one entity ask for the same keys
-        begun: list[tuple[_ViewPlan, _Asked]] = []
+        asked: dict[tuple[str, ...], Asked] = {}  # views of one entity ask for the same keys
+        begun: list[tuple[ViewPlan, Asked]] = []
         by_shard: dict[tuple[str, ...], list[int]] = {}
         for view in plan.views:
             entities = asked.get(view.keys)
             if entities is None:
                 index: dict[str, int] = {}
                 row = [index.setdefault(entity_key(r, view.keys, view.types), len(index)) for r in rows]
-                entities = asked[view.keys] = _Asked(row, list(index), [shard_of(n, plan.shards) for n in index])
+                entities = asked[view.keys] = Asked(row, list(index), [shard_of(n, plan.shards) for n in index])
                 by_shard[view.keys] = sorted(set(entities.shards))
             begun.append((view, entities))
             shards = by_shard[view.keys]
@@ -286,13 +175,13 @@ class FeatureStore:
                 columns.append({table: found[at + i * n : at + (i + 1) * n] for i, table in enumerate(tables)})
                 at += n * len(tables)
             slot_states = [{s: states[slots[SlotId(bundle.id, s)]] for s in shards} for bundle in view.bundles]
-            answers.append(_ViewAnswer(view, entities, columns, slot_states))
+            answers.append(ViewAnswer(view, entities, columns, slot_states))
         evaluated = iter(evaluate(instant, [(b, c) for a in answers for b, c in zip(a.plan.bundles, a.cells, strict=True)]))
         for answer in answers:
             self._fill(answer, list(islice(evaluated, len(answer.cells))), instant)
         return answers
 
-    def _fill(self, answer: _ViewAnswer, evaluated: Sequence[Evaluated], instant: int) -> None:
+    def _fill(self, answer: ViewAnswer, evaluated: Sequence[Evaluated], instant: int) -> None:
         """A view's values and statuses, from what was evaluated of each of its bundles."""
         view, shards = answer.plan, answer.asked.shards
         late: set[int] = set()
@@ -327,36 +216,7 @@ def _statuses(present: Sequence[bool], shards: Sequence[int], unserved: set[int]
     return [MISSING if not there or s in unserved else STALE if s in late else OK for there, s in known]
 
 
-def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:
-    """The positions of one entity in one bundle: the slot's, or the published version's where they are higher."""
-    out = dict(state.positions)
-    for vector in {c.vector for c in cells if c is not None and c.vector}:
-        for partition, offset in enumerate(np.frombuffer(vector, dtype="<i8").tolist()):
-            out[partition] = max(out.get(partition, 0), offset)
-    return out
-
-
-def _lowest(positions: Sequence[dict[int, int]]) -> dict[int, int]:
-    partitions = sorted({p for known in positions for p in known})
-    return {p: min(known.get(p, 0) for known in positions) for p in partitions}
-
-
-def through(state: SlotState, beats: Mapping[int, Heartbeat]) -> int:
-    """The instant through which a slot has every partition: UTC microseconds, BEGINNING if it is not known.
-
-    A partition that stands where its reader saw the log's end is known up to that moment; else up to the newest arrival applied.
-    """
-    times = []
-    for partition in {*state.positions, *beats}:
-        known = state.through.get(partition, BEGINNING)
-        beat = beats.get(partition)
-        if beat is not None and state.positions.get(partition, 0) >= beat.offset:
-            known = max(known, beat.at)
-        times.append(known)
-    return min(times, default=BEGINNING)
-
-
-def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
+def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> ViewPlan:
     view, defined = applied.view(name), wanted.views[name]
     bundles: list[Bundle] = []
     tables: list[set[int]] = []
@@ -374,7 +234,7 @@ def _view_plan(applied: Applied, name: str, wanted: FeatureSet) -> _ViewPlan:
         tables[b].add(stored.bundle.table_of(stored.feature.aggregation))
         features.append((ref.column, b, stored))
     definition = view.view
-    return _ViewPlan(
+    return ViewPlan(
         name,
         tuple(definition.entity.keys),
         definition.key_types,
@@ -435,7 +295,7 @@ def _worst(statuses: Sequence[str]) -> str:
     return max(statuses, key=(OK, STALE, MISSING, OVERFLOWED).index)
 
 
-def _types(wanted: FeatureSet, views: Sequence[_ViewPlan]) -> dict[str, pl.DataType]:
+def _types(wanted: FeatureSet, views: Sequence[ViewPlan]) -> dict[str, pl.DataType]:
     """The type of every output column."""
     out: dict[str, pl.DataType] = {n: k.polars for n, k in (*wanted.keys.items(), *wanted.request.items())}
     for view in views:

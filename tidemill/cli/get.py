@@ -17,7 +17,7 @@ from tidemill.cli.shown import instant, shortened, span
 from tidemill.errors import RequestError
 
 if TYPE_CHECKING:
-    from tidemill.client import OnlineFeatures
+    from tidemill.answers import OnlineFeatures
     from tidemill.types import ColumnType
 
 _STYLES = {"ok": "", "stale": "yellow", "missing": "dim", "overflow": "red"}

@@ -1,0 +1,158 @@
+"""What a request's answer is: values, statuses, and what it was computed from."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from tidemill.applied import Stored
+from tidemill.errors import RequestError
+from tidemill.kernel.bundle import Bundle
+from tidemill.online.base import Cell, Heartbeat, SlotState
+from tidemill.times import BEGINNING, from_micros
+from tidemill.types import ColumnType
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+OK, STALE, MISSING, OVERFLOWED = "ok", "stale", "missing", "overflow"
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """What a request reads of one view: its bundles, the tables of each, and per output column which bundle, and how to read it."""
+
+    name: str
+    keys: tuple[str, ...]
+    types: Mapping[str, ColumnType]
+    source: str
+    max_lag: int | None
+    bundles: tuple[Bundle, ...]
+    tables: tuple[tuple[int, ...], ...]
+    features: tuple[tuple[str, int, Stored], ...]
+
+
+class Asked(NamedTuple):
+    """The distinct entities that a request asks for: which of them each row is, their canonical keys, their shards."""
+
+    row: list[int]
+    names: list[str]
+    shards: list[int]
+
+
+@dataclass
+class ViewAnswer:
+    """One view's part of an answer, for its distinct entities.
+
+    `cells`: per bundle and table of the plan, one cell per entity. `states`: per bundle, the slots that were read, by shard.
+    """
+
+    plan: ViewPlan
+    asked: Asked
+    cells: list[dict[int, Sequence[Cell | None]]]
+    states: list[dict[int, SlotState]]
+    values: dict[str, list[Any]] = field(default_factory=dict)
+    status: dict[str, list[str]] = field(default_factory=dict)
+
+    def positions(self, row: int) -> list[dict[int, int]]:
+        """What is known of a request row's entity, per bundle."""
+        entity = self.asked.row[row]
+        shard = self.asked.shards[entity]
+        pairs = zip(self.states, self.cells, strict=True)
+        return [_known(by_shard[shard], [column[entity] for column in cells.values()]) for by_shard, cells in pairs]
+
+
+class AsOf:
+    """What an answer was computed from."""
+
+    def __init__(self, answers: Sequence[ViewAnswer], heartbeats: Callable[[str], Mapping[int, Heartbeat]]) -> None:
+        self._answers = answers
+        self._beats = {a.plan.source: heartbeats(a.plan.source) for a in answers}
+
+    def __repr__(self) -> str:
+        return f"AsOf({self.time.isoformat() if self.time else 'nothing applied'})"
+
+    @property
+    def time(self) -> dt.datetime | None:
+        """The instant (aware, UTC) through which every partition of every source read is known to be applied; None when nothing is."""
+        states = ((s, self._beats[a.plan.source]) for a in self._answers for by_shard in a.states for s in by_shard.values())
+        known = min((through(state, beats) for state, beats in states), default=BEGINNING)
+        return from_micros(known) if known > BEGINNING else None
+
+    def positions(self, view: str, row: int = 0) -> dict[int, int]:
+        """The offset per partition up to which the view's events are in the values of this request row.
+
+        What was published of an entity may know more than the stream has applied. Where the view's features lie in several bundles, one
+        of which is behind, this is the lowest.
+        """
+        for answer in self._answers:
+            if answer.plan.name == view:
+                return _lowest(answer.positions(row))
+        raise RequestError(f"the request reads no view {view!r}; it reads {', '.join(a.plan.name for a in self._answers)}")
+
+
+@dataclass(frozen=True)
+class OnlineFeatures:
+    """The answer to a request, one item per entity row everywhere.
+
+    `columns`: the keys and request columns as they came, then the features asked for, as `view__feature`. `status`: per feature, `ok`;
+    `stale` (the stream is behind by more than the view's `max_lag`); `missing` (no event of this entity in any of the view's
+    windows, or no backfill yet); `overflow` (the true number does not fit, and the value is null). `at`: the instant, aware UTC.
+    """
+
+    columns: dict[str, list[Any]]
+    status: dict[str, list[str]]
+    as_of: AsOf
+    at: dt.datetime
+    _types: Mapping[str, pl.DataType] = field(repr=False, default_factory=dict)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The columns: lists of plain Python values, None for null."""
+        return dict(self.columns)
+
+    def to_polars(self) -> pl.DataFrame:
+        """A typed Polars frame, one row per entity row."""
+        return pl.DataFrame([pl.Series(n, v, dtype=self._types.get(n), strict=False) for n, v in self.columns.items()])
+
+    def to_arrow(self) -> pa.Table:
+        """A typed Arrow table."""
+        return self.to_polars().to_arrow()
+
+    def to_df(self) -> pd.DataFrame:
+        """A pandas frame. Needs pandas: `pip install 'tidemill[pandas]'`."""
+        return self.to_polars().to_pandas()
+
+
+def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:
+    """The positions of one entity in one bundle: the slot's, or the published version's where they are higher."""
+    out = dict(state.positions)
+    for vector in {c.vector for c in cells if c is not None and c.vector}:
+        for partition, offset in enumerate(np.frombuffer(vector, dtype="<i8").tolist()):
+            out[partition] = max(out.get(partition, 0), offset)
+    return out
+
+
+def _lowest(positions: Sequence[dict[int, int]]) -> dict[int, int]:
+    partitions = sorted({p for known in positions for p in known})
+    return {p: min(known.get(p, 0) for known in positions) for p in partitions}
+
+
+def through(state: SlotState, beats: Mapping[int, Heartbeat]) -> int:
+    """The instant through which a slot has every partition: UTC microseconds, BEGINNING if it is not known.
+
+    A partition that stands where its reader saw the log's end is known up to that moment; else up to the newest arrival applied.
+    """
+    times = []
+    for partition in {*state.positions, *beats}:
+        known = state.through.get(partition, BEGINNING)
+        beat = beats.get(partition)
+        if beat is not None and state.positions.get(partition, 0) >= beat.offset:
+            known = max(known, beat.at)
+        times.append(known)
+    return min(times, default=BEGINNING)
