@@ -125,7 +125,9 @@ class Upkeep:
     def _log(self, name: str) -> Log:
         """A source's log, shared by the readings of this process."""
         if name not in self._logs:
-            self._logs[name] = self.env.log(self.applied.sources[name])
+            source = self.applied.sources[name]
+            log = self._logs[name] = self.env.log(source)
+            self.env.remember_topic(source, log)
         return self._logs[name]
 
     def _compile(self) -> None:

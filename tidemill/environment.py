@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from tidemill.logs.heads import StoredHeads
 from tidemill.offline.archive import partitions
 from tidemill.offline.index import StoredFileIndex
 from tidemill.offline.registry import Registry
-from tidemill.offline.store import OfflineStore
+from tidemill.offline.store import OfflineStore, read_json
 from tidemill.online import open_online_store
 from tidemill.online.base import OnlineStore, SlotId, SlotState
 
@@ -110,7 +111,8 @@ class Environment:
             from tidemill.logs.kafka import KafkaLog  # needs the extra
 
             settings = dict(self.project.settings.get("kafka", {}))
-            return KafkaLog(brokers, source.topic, client=settings.pop("client", None), settings=settings)
+            known = self._topic_id(source)
+            return KafkaLog(brokers, source.topic, client=settings.pop("client", None), settings=settings, topic_id=known)
         if source.path is None:
             raise LogError(f"source {source.name!r} has no `path`, and this project has no brokers: give it one of them")
         columns = list(dict.fromkeys([*source.schema, *([source.arrival] if source.arrival else [])]))
@@ -122,6 +124,26 @@ class Environment:
             columns=columns,
             timestamp=source.timestamp,
         )
+
+    def remember_topic(self, source: Source, log: Log) -> None:
+        """Note which topic a source's offsets are of, so that one that was deleted and created again is noticed, also after a restart.
+
+        For whoever is about to stream it. Raises `LogError`.
+        """
+        topic_id = getattr(log, "topic_id", None)
+        if topic_id and self._topic_id(source) is None:
+            self.offline.write(self._topic_key(source), json.dumps({"topic": source.topic, "id": topic_id}).encode())
+
+    def _topic_id(self, source: Source) -> str | None:
+        """The id of the source's topic as it was first streamed; None if it is another topic by name, or was never streamed."""
+        key = self._topic_key(source)
+        data = self.offline.read(key)
+        noted = {} if data is None else read_json(self.offline, key, data)
+        return str(noted["id"]) if noted.get("topic") == source.topic and noted.get("id") else None
+
+    @staticmethod
+    def _topic_key(source: Source) -> str:
+        return f"index/{source.name}/topic.json"
 
     @staticmethod
     def decoder(source: Source) -> Decoder:
