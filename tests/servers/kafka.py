@@ -69,6 +69,11 @@ class Broker:
             os.waitpid(self._guard, 0)
             self._guard = None
 
+    @property
+    def pid(self) -> int:
+        """The process id of the broker itself."""
+        return int(Path(f"/proc/{self._guard}/task/{self._guard}/children").read_text().split()[0])
+
     def _java(self, main: str) -> list[str]:
         return ["java", *_JAVA, "-cp", self._classes, main]
 
