@@ -117,7 +117,7 @@ class Upkeep:
             noted=self.compactor.note,
             archive_seconds=self.archive_seconds,
         )
-        self.readings[part] = Reading(ingest, self.orders, self.journal, self.clock)
+        self.readings[part] = Reading(ingest, self.orders, self.journal, self.clock, self.env.project.linger / 1e6)
         if len(self.readings) == 1:
             self._ends.start()
         return self.readings[part]

@@ -24,16 +24,17 @@ ROOT = Path(__file__).resolve().parents[2]
 USER, PASSWORD = "miller", "very secret"
 #: In seconds. A start takes about three; on a busy machine more.
 _START = 90.0
-_JAVA = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+_JAVA = ("-Xms64m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
 
 class Broker:
-    """One broker with its data below `directory`. `owner`: the process after whose end it is ended.
+    """One broker with its data below `directory`. `owner`: the process after whose end it is ended. `compiler`: "quick" starts sooner.
 
     Everybody may do everything at `address`; at `guarded` only USER with PASSWORD.
     """
 
-    def __init__(self, directory: Path, libs: Path, owner: int) -> None:
+    def __init__(self, directory: Path, libs: Path, owner: int, *, heap: str = "384m", compiler: str = "quick") -> None:
+        self._options = [f"-Xmx{heap}", *(["-XX:TieredStopAtLevel=1"] if compiler == "quick" else [])]
         self._directory = directory
         self._classes = f"{libs}/*"
         self._owner = owner
@@ -75,7 +76,7 @@ class Broker:
         return int(Path(f"/proc/{self._guard}/task/{self._guard}/children").read_text().split()[0])
 
     def _java(self, main: str) -> list[str]:
-        return ["java", *_JAVA, "-cp", self._classes, main]
+        return ["java", *_JAVA, *self._options, "-cp", self._classes, main]
 
     def _run(self, main: str, *arguments: str) -> None:
         done = subprocess.run([*self._java(main), *arguments], capture_output=True, text=True, timeout=_START, check=False)
