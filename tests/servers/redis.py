@@ -44,9 +44,15 @@ def _die_with_parent() -> None:
 class RedisServer:
     """One server with its own folder. It can be killed and started again, with what its append-only file has."""
 
-    def __init__(self, folder: Path, *options: str, cluster: bool = False) -> None:
+    def __init__(self, folder: Path, *options: str, cluster: bool = False, tls: tuple[Path, Path, Path] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port = folder, free_port(bus=cluster)
+        self.tls_port = 0
+        if tls is not None:  # the authority's certificate, the server's, and its key
+            self.tls_port = free_port()
+            ca, certificate, key = map(str, tls)
+            options += ("--tls-port", str(self.tls_port), "--tls-ca-cert-file", ca, "--tls-cert-file", certificate)
+            options += ("--tls-key-file", key, "--tls-auth-clients", "no")
         self._options = (*(("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") if cluster else ()), *options)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
