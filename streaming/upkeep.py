@@ -219,7 +219,8 @@ class Upkeep:
 
     def _redefine(self, reading: Reading, name: str) -> None:
         source = self.applied.sources[name]
-        reading.again(lambda: reading.ingest.redefine(source, self.env.decoder(source), self.applied.of_source(name)))
+        bundles, shards = self.applied.of_source(name), self.applied.shards
+        reading.again(lambda: reading.ingest.redefine(source, self.env.decoder(source), bundles, shards))
         self.journal.info(f"{reading.name} goes on from offset {reading.ingest.position}", version=self.applied.version)
 
     def _partitions(self) -> None:
