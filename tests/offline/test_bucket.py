@@ -186,14 +186,14 @@ def test_a_server_that_is_away_is_unavailable_and_has_what_it_acknowledged_when_
 
 def test_a_server_that_is_silent_is_unavailable_after_the_time_out(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    store = BucketStore(fresh(), seconds=0.9)
+    store = opened(fresh())
     store.write("a/b", b"")
     s3.fault = lambda request: Fault(silent=True)
-    for operation in every_operation(store):
+    for operation in every_operation(BucketStore(store.path(""), seconds=0.9)):
         begun = time.monotonic()
         with pytest.raises(StoreUnavailableError, match="S3 does not answer"):
             operation()
-        assert time.monotonic() - begun < 5.0  # 0.3 s, where the machine has nothing else to do
+        assert time.monotonic() - begun < 10.0  # 0.3 s, where the machine has nothing else to do
 
 
 @pytest.mark.parametrize("status", [500, 503])

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import s3fs
-from aiohttp import ClientPayloadError
 from botocore import exceptions as boto
 from s3fs.core import S3_RETRYABLE_ERRORS
 
@@ -101,8 +100,10 @@ class Bucket:
             try:
                 try:
                     return self._get(key)
-                except ClientPayloadError:  # broken off in the middle, where botocore tries no more
-                    return self._get(key)
+                except S3_RETRYABLE_ERRORS as error:
+                    if isinstance(error, (boto.HTTPClientError, TimeoutError)):
+                        raise  # botocore has tried that again
+                    return self._get(key)  # it broke off in the middle
             except FileNotFoundError as error:
                 if _code(error) == "NoSuchBucket":
                     raise
