@@ -77,6 +77,11 @@ class S3Server:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def running(self) -> bool:
+        """Whether it listens."""
+        return self._server is not None
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a process needs to find this server, and nobody's own credentials."""
         return {
