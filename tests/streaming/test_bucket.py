@@ -93,7 +93,9 @@ def test_a_bucket_that_is_away_for_a_while_only_delays(env: Environment, crew: C
     assert shop.differences(folder, known) == []
 
 
-def test_workers_that_start_while_the_bucket_is_away_are_started_again_until_it_is_there(env: Environment, crew: Crew, s3: S3Server) -> None:
+def test_workers_that_start_while_the_bucket_is_away_are_started_again_until_it_is_there(
+    env: Environment, crew: Crew, s3: S3Server
+) -> None:
     orders = shop.events("orders", 0, 100)
     shop.append(env.project.directory, "orders", orders)
     away(s3, "refuses")
