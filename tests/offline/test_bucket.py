@@ -78,6 +78,7 @@ def test_large_objects_are_put_and_got_in_one_piece(s3: S3Server, store: BucketS
     store.write("large", data)
     assert store.read("large") == data
     assert asked(s3) == [("PUT", "*"), ("PUT", None), ("GET", None)]
+    store.delete("large")
 
 
 def test_a_frame_is_fetched_once_however_often_it_is_collected(s3: S3Server, store: BucketStore) -> None:
