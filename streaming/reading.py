@@ -58,7 +58,7 @@ class Reading:
     #: Nothing is to be done before this instant of `clock`.
     awake_at: float = field(default=0.0, init=False)
     _restored: bool = field(default=False, init=False)
-    #: What could not be changed while a store did not answer.
+    #: Newer definitions that could not be taken up while a store did not answer.
     _change: Callable[[], object] | None = field(default=None, init=False)
     _in_flight: int = field(default=0, init=False)
     _beat_at: float = field(default=0.0, init=False)
@@ -82,9 +82,7 @@ class Reading:
         try:
             if not self._restored:
                 self._restore()
-            if self._change is not None:
-                self._change()
-                self._change = None
+            self._make_change()
             return self._poll()
         except NOT_NOW as error:
             self._wait(error)
@@ -109,14 +107,25 @@ class Reading:
         """Instead of `apply`: leave it to a later start."""
         self._in_flight -= 1
 
-    def again(self, change: Callable[[], object]) -> None:
-        """Make a change that begins the reading anew (`redefine`, `admit`); should a store not answer, it is made when that is back."""
+    def admit(self) -> None:
+        """See `PartitionIngest.admit`. Should a store not answer, the reading is begun anew when it is back, which admits what can be."""
         try:
-            change()
-            self._change = None
+            self.ingest.admit()
         except NOT_NOW as error:
-            self._change = change
             self._wait(error)
+
+    def redefine(self, change: Callable[[], object]) -> None:
+        """Go on with newer definitions by making this change; if a store does not answer, when it is back. Of several the last counts."""
+        self._change = change
+        try:
+            self._make_change()
+        except NOT_NOW as error:
+            self._wait(error)
+
+    def _make_change(self) -> None:
+        if self._change is not None:
+            self._change()
+            self._change = None
 
     def _restore(self) -> None:
         self.ingest.restore()

@@ -178,12 +178,15 @@ def test_new_definitions_that_came_while_the_store_did_not_answer_are_taken_up_w
     bench = Bench()
     bench.turn()
     bench.ingest.trouble = {"redefine", "restore"}
-    bench.reading.again(lambda: bench.ingest._do("redefine"))
+    bench.reading.redefine(lambda: bench.ingest._do("redefine to the first"))
+    bench.reading.redefine(lambda: bench.ingest._do("redefine"))
     bench.during(5, 0.1)
     assert bench.reading.waiting
     bench.ingest.trouble.clear()
+    bench.reading.admit()
     assert bench.during(11, 0.1)[:3] == ["restore", "redefine", "idle"]
     assert bench.ingest.done.count("redefine") == 1
+    assert "redefine to the first" not in bench.ingest.done
 
 
 def test_told_to_stop_while_the_archive_does_not_answer_it_ends_and_says_what_that_means() -> None:
