@@ -31,11 +31,14 @@ _KEYS: dict[str, dict[str, type]] = {
 _TYPE_NAMES = {str: "text", int: "a whole number"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SQLITE = "sqlite:///"
+#: What a schema registry lets in by. (Those of Kafka itself come from variables of their own; see `tidemill.logs.kafka.settings`.)
+_REGISTRY = ("schema.registry.", "basic.auth.", "bearer.auth.")
+_SECRET = ("user.info", "password", "token", "secret")
 
 
 @dataclass(frozen=True)
 class Project:
-    """What tidemill.toml says. URLs may hold credentials, so they are not in the `repr`.
+    """What tidemill.toml says. URLs and settings may hold credentials, so they are not in the `repr`.
 
     `definitions`: the absolute path of the definitions file. `online_url`, `offline_url`: with `${VAR}` filled from the environment, and
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
@@ -51,7 +54,7 @@ class Project:
     brokers: str | None = field(default=None, repr=False)
     shards: int = 16
     slack: int = 10_000_000
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str] = ".", *, environment: Mapping[str, str] | None = None) -> Project:
@@ -111,6 +114,8 @@ class _Values:
         if section == "kafka" and key != "client":
             if not isinstance(value, (str, int, float, bool)):
                 raise DefinitionError(f"{self.file}: kafka.{key} must be one value; got {type(value).__name__}")
+            if key.startswith(_REGISTRY) and key.endswith(_SECRET) and "${" not in str(value):
+                raise DefinitionError(f'{self.file}: kafka.{key} does not belong into a file: write "${{VARIABLE}}", and set that variable')
             return self._expanded(f"kafka.{key}", str(value).lower() if isinstance(value, bool) else str(value), environment)
         if key not in known:
             raise DefinitionError(f"{self.file}: unknown key {section}.{key}; {suggestion(key, known)}")
