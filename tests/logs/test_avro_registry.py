@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gc
+import ipaddress
 import json
 import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +198,39 @@ def test_a_token_is_sent(guarded: Registry) -> None:
     token = {"bearer.auth.credentials.source": "STATIC_TOKEN", "bearer.auth.token": "abc", "bearer.auth.logical.cluster": "lsrc-1"}
     pool = {"bearer.auth.identity.pool.id": "pool-1"}
     assert isinstance(only(asked(guarded, **token, **pool).schemas([number])), WriterSchema)
+
+
+def test_over_tls_it_must_be_the_one_whose_certificate_is_known(tmp_path: Path) -> None:
+    certificate, other = _certificate(tmp_path / "registry.pem"), _certificate(tmp_path / "other.pem")
+    server = Registry(certificate=certificate)
+    try:
+        number = server.register("payments-value", PAYMENT)
+        found = asked(server, **{"ssl.ca.location": str(certificate)}).schemas([number])
+        assert isinstance(only(found), WriterSchema)
+        for settings in ({"ssl.ca.location": str(other)}, {}):
+            with pytest.raises(LogUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+                asked(server, **settings).schemas([number])
+    finally:
+        server.stop()
+
+
+def _certificate(file: Path) -> Path:
+    """A file with a certificate for 127.0.0.1, signed by itself, and its key."""
+    pytest.importorskip("cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "registry")])
+    now = dt.datetime.now(dt.UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    day = dt.timedelta(days=1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+    signed = made.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + private)
+    return file
 
 
 def test_secrets_are_in_no_error_and_no_repr(guarded: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

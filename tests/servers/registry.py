@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -21,25 +23,27 @@ _TYPE = "application/vnd.schemaregistry.v1+json"
 
 
 class Registry:
-    """A registry that can be stopped and started on the same port. `password`: `user:password` that it wants, if any.
+    """A registry that can be stopped and started on the same port. `password`: `user:password` that it wants, if any. `certificate`: a
+    file with its certificate and key, for TLS.
 
     `asked`: the paths of all requests. `broken`: what it answers instead, as status and body.
     """
 
-    def __init__(self, password: str | None = None) -> None:
+    def __init__(self, password: str | None = None, certificate: Path | None = None) -> None:
         self.asked: list[str] = []
         self.broken: tuple[int, bytes] | None = None
         self.authorization = None if password is None else "Basic " + base64.b64encode(password.encode()).decode()
         self._schemas: list[dict[str, Any]] = []
         self._versions: dict[str, list[int]] = {}
         self._lock = threading.Lock()
+        self._certificate = certificate
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'http' if self._certificate is None else 'https'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
         """Answer."""
@@ -51,6 +55,10 @@ class Registry:
 
         server = self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._port = server.server_address[1]
+        if self._certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:

@@ -19,7 +19,7 @@ FILE = "tidemill.toml"
 MAX_SHARDS = 4096
 
 #: What each section of tidemill.toml may hold.
-#: [kafka] may hold anything: the client's own settings.
+#: [kafka] may hold anything: the client's own settings, and those of a schema registry.
 _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
@@ -43,7 +43,8 @@ class Project:
     `definitions`: the absolute path of the definitions file. `online_url`, `offline_url`: with `${VAR}` filled from the environment, and
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be, in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `batch.every`, `kafka.client` and the Kafka client's own settings, named as librdkafka names them).
+    (`stream.workers`, `batch.every`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a
+    schema registry).
     """
 
     directory: Path
@@ -112,6 +113,8 @@ class _Values:
     def _checked(self, section: str, key: str, value: object, environment: Mapping[str, str]) -> object:
         known = _KEYS[section]
         if section == "kafka" and key != "client":
+            if isinstance(value, dict):
+                raise DefinitionError(f'{self.file}: kafka.{key} has dots in its name, so write the name in quotes: "{key}..." = ...')
             if not isinstance(value, (str, int, float, bool)):
                 raise DefinitionError(f"{self.file}: kafka.{key} must be one value; got {type(value).__name__}")
             if key.startswith(_REGISTRY) and key.endswith(_SECRET) and "${" not in str(value):

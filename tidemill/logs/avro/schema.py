@@ -1,7 +1,7 @@
 """A writer's schema, made ready: what fastavro reads with, and what kind of value each field of its record has.
 
-fastavro is kept from interpreting logical types: a time that no `datetime` holds would be an error of the whole record, and a time of
-nanoseconds would lose some. They are read as the integers that they are; what those mean, `fields` says.
+fastavro is kept from interpreting logical types: a time that no `datetime` holds would be an error of the whole record. They are read as
+the integers that they are; what those mean, `fields` says.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LOGICAL: dict[tuple[str, str], pl.DataType | str] = {
 
 # fastavro keeps attributes that it does not know.
 _HIDDEN = "tidemill.logicalType"
-# It recurses in C, without a limit: 200 KB of a schema that contains itself end the process.
+# It recurses in C, without a limit: 20 KB of a value whose schema contains itself end the process.
 _DEEPEST = 64
 _DEEPEST_JSON = 4 * _DEEPEST
 # So many values may be made of one byte. An array of nulls takes no bytes at all, and so a few bytes would fill the memory.
