@@ -252,6 +252,18 @@ def test_of_a_union_each_value_is_what_it_is() -> None:
         assert one(union, value, ColumnType("str")) == (value if value is None or isinstance(value, str) else "x: not a str")
         number = value if value is None or type(value) in (int, float) else "x: not a float"
         assert one(union, value, ColumnType("float")) == number
+    written = record({"s": union, "f": union, "at": "string"})
+    rows = [
+        {"s": "a", "f": 1},
+        {"s": "b", "f": 2.5},
+        {"s": 5, "f": 1.0},
+        {"s": None, "f": "x"},
+        {"s": "c", "f": None},
+        {"s": "d", "f": True},
+    ]
+    found = decode([encoded(written, row | {"at": "2024-01-01"}) for row in rows], written)
+    assert found.frame.select("_offset", "s", "f").rows() == [(0, "a", 1.0), (1, "b", 2.5), (4, "c", None)]
+    assert found.dead.select("offset", "reason").rows() == [(2, "s: not a str"), (3, "f: not a float"), (5, "f: not a float")]
     times = ["string", {"type": "long", "logicalType": "timestamp-micros"}]
     assert one(times, NOW, ColumnType("timestamp")) == one(times, "2024-01-01", ColumnType("timestamp"))
     two = ["null", {"type": "int", "logicalType": "date"}, {"type": "long", "logicalType": "timestamp-micros"}]
