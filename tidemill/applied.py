@@ -208,7 +208,7 @@ def _still_decoded(source: Source, before: Spec) -> Spec:
     """
     now = decoding(source)
     before = {"value_format": "json", **before}  # there was nothing else when the registry may have been written
-    changes = [(what, before[what], now[what]) for what in now.keys() - {"columns"} if before[what] != now[what]]
+    changes = [(what, before[what], now[what]) for what in now if what != "columns" and before[what] != now[what]]
     for column, kind in now["columns"].items():
         was = before["columns"].get(column, kind)
         if was != kind and (column in (source.timestamp, source.arrival) or {was[:9], kind[:9]} == {"timestamp"}):
