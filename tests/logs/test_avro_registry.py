@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import gc
-import ipaddress
 import json
 import socket
 import sys
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers import certificates
 from tests.servers.registry import Registry, registry
 from tidemill.errors import LogError, LogUnavailableError
 from tidemill.logs.avro import registry as module
@@ -201,36 +200,17 @@ def test_a_token_is_sent(guarded: Registry) -> None:
 
 
 def test_over_tls_it_must_be_the_one_whose_certificate_is_known(tmp_path: Path) -> None:
-    certificate, other = _certificate(tmp_path / "registry.pem"), _certificate(tmp_path / "other.pem")
-    server = Registry(certificate=certificate)
+    (authority, *own), (other, *_) = certificates.make(tmp_path), certificates.make(tmp_path, "other")
+    server = Registry(certificate=own)
     try:
         number = server.register("payments-value", PAYMENT)
-        found = asked(server, **{"ssl.ca.location": str(certificate)}).schemas([number])
+        found = asked(server, **{"ssl.ca.location": str(authority)}).schemas([number])
         assert isinstance(only(found), WriterSchema)
         for settings in ({"ssl.ca.location": str(other)}, {}):
             with pytest.raises(LogUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
                 asked(server, **settings).schemas([number])
     finally:
         server.stop()
-
-
-def _certificate(file: Path) -> Path:
-    """A file with a certificate for 127.0.0.1, signed by itself, and its key."""
-    pytest.importorskip("cryptography")
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "registry")])
-    now = dt.datetime.now(dt.UTC)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    day = dt.timedelta(days=1)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
-    signed = made.add_extension(names, critical=False).sign(key, hashes.SHA256())
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + private)
-    return file
 
 
 def test_secrets_are_in_no_error_and_no_repr(guarded: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

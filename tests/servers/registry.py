@@ -11,7 +11,7 @@ import json
 import re
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ _TYPE = "application/vnd.schemaregistry.v1+json"
 
 
 class Registry:
-    """A registry that can be stopped and started on the same port. `password`: `user:password` that it wants, if any. `certificate`: a
-    file with its certificate and key, for TLS.
+    """A registry that can be stopped and started on the same port. `password`: `user:password` that it wants, if any. `certificate`:
+    the files of its certificate and key, for TLS.
 
     `asked`: the paths of all requests. `broken`: what it answers instead, as status and body.
     """
 
-    def __init__(self, password: str | None = None, certificate: Path | None = None) -> None:
+    def __init__(self, password: str | None = None, certificate: Sequence[Path] = ()) -> None:
         self.asked: list[str] = []
         self.broken: tuple[int, bytes] | None = None
         self.authorization = None if password is None else "Basic " + base64.b64encode(password.encode()).decode()
@@ -43,7 +43,7 @@ class Registry:
 
     @property
     def url(self) -> str:
-        return f"{'http' if self._certificate is None else 'https'}://127.0.0.1:{self._port}"
+        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
         """Answer."""
@@ -55,9 +55,9 @@ class Registry:
 
         server = self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._port = server.server_address[1]
-        if self._certificate is not None:
+        if self._certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self._certificate)
+            context.load_cert_chain(*self._certificate)
             server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 

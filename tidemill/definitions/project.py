@@ -13,10 +13,12 @@ from typing import Any
 
 from tidemill.definitions.names import suggestion
 from tidemill.errors import DefinitionError, NotFoundError
-from tidemill.times import parse_duration
+from tidemill.times import SECOND, format_duration, parse_duration
 
 FILE = "tidemill.toml"
 MAX_SHARDS = 4096
+#: Heartbeats and lags are told about once a second; what is gathered for much longer would look like a worker that hangs.
+MAX_LINGER = 10 * SECOND
 
 #: What each section of tidemill.toml may hold.
 #: [kafka] may hold anything: the client's own settings, and those of a schema registry.
@@ -24,7 +26,7 @@ _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
     "offline": {"url": str},
-    "stream": {"brokers": str, "workers": int},
+    "stream": {"brokers": str, "workers": int, "linger": str},
     "kafka": {"client": str},
     "batch": {"every": str},
 }
@@ -42,7 +44,8 @@ class Project:
 
     `definitions`: the absolute path of the definitions file. `online_url`, `offline_url`: with `${VAR}` filled from the environment, and
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
-    fixed by the first `apply`. `slack`: how far in the past a read may be, in microseconds. `settings`: per section, what else is set
+    fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
+    gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
     (`stream.workers`, `batch.every`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a
     schema registry).
     """
@@ -55,6 +58,7 @@ class Project:
     brokers: str | None = field(default=None, repr=False)
     shards: int = 16
     slack: int = 10_000_000
+    linger: int = 50_000
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     @classmethod
@@ -72,10 +76,18 @@ class Project:
         workers = values.get("stream", "workers", 1)
         if workers < 1:
             raise DefinitionError(f"{file}: stream.workers is at least 1; got {workers}")
+        linger = values.duration("stream", "linger", "50ms")
+        if linger > MAX_LINGER:
+            raise DefinitionError(f"{file}: stream.linger is at most {format_duration(MAX_LINGER)}; got {format_duration(linger)}")
         values.duration("batch", "every")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
-        fixed = {"project": ("name", "definitions"), "online": ("url", "shards", "slack"), "offline": ("url",), "stream": ("brokers",)}
+        fixed = {
+            "project": ("name", "definitions"),
+            "online": ("url", "shards", "slack"),
+            "offline": ("url",),
+            "stream": ("brokers", "linger"),
+        }
         settings = {
             section: MappingProxyType({key: value for key, value in items.items() if key not in fixed.get(section, ())})
             for section, items in values.sections.items()
@@ -89,6 +101,7 @@ class Project:
             brokers=values.get("stream", "brokers", None),
             shards=shards,
             slack=values.duration("online", "slack", "10s"),
+            linger=linger,
             settings=MappingProxyType({section: items for section, items in settings.items() if items}),
         )
 
