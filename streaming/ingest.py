@@ -73,6 +73,11 @@ class Flush:
     advances: tuple[Advance, ...]
 
 
+def nothing(polled: Polled) -> Flush:
+    """A flush that is not to be applied."""
+    return Flush(polled.epoch, polled.start, polled.end, pl.DataFrame(), pl.DataFrame(), ())
+
+
 @dataclass(slots=True)
 class Counters:
     """What a worker did on a partition since it began."""
@@ -262,9 +267,12 @@ class PartitionIngest:
         return self._reader.read(rows)
 
     def tile(self, polled: Polled) -> Flush:
-        """Decode, and pre-aggregate for every slot that does not have these records yet."""
+        """Decode, and pre-aggregate for every slot that does not have these records yet.
+
+        Raises `LogUnavailableError`, and has changed nothing, while the schemas of Avro records cannot be had; `restore` goes back to them.
+        """
         if polled.epoch != self.epoch:  # `apply` would drop it; but believing that slots get it would have the next flush refused
-            return Flush(polled.epoch, polled.start, polled.end, pl.DataFrame(), pl.DataFrame(), ())
+            return nothing(polled)
         decoded = [self.decoder.decode(b) if isinstance(b, RecordBatch) else b for b in polled.batches]
         frame = decoded[0].frame if len(decoded) == 1 else pl.concat([events.frame for events in decoded], rechunk=True)
         if len(frame):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tidemill.errors import LogUnavailableError, StoreUnavailableError
 
-from .ingest import Flush, PartitionIngest, Polled
+from .ingest import Flush, PartitionIngest, Polled, nothing
 from .journal import Journal
 
 #: In seconds, unless `[stream] linger` says otherwise. At the end of the log, more is waited for: a flush of one event costs nearly as much
@@ -96,8 +96,14 @@ class Reading:
             return None
 
     def tile(self, polled: Polled) -> Flush:
-        """See `PartitionIngest.tile`."""
-        return self.ingest.tile(polled)
+        """See `PartitionIngest.tile`. While a schema registry does not answer, a flush that `apply` drops: the log still has it all."""
+        try:
+            flush = self.ingest.tile(polled)
+        except NOT_NOW as error:
+            self._wait(error)
+            return nothing(polled)
+        self._pause = FIRST_PAUSE
+        return flush
 
     def apply(self, flush: Flush) -> bool:
         """Apply a flush; whether it was. While one of them does not answer, what is in flight is dropped: the log still has it."""
@@ -136,7 +142,7 @@ class Reading:
 
     def _restore(self) -> None:
         self.ingest.restore()
-        self._restored, self.waiting, self._pause = True, False, FIRST_PAUSE
+        self._restored, self.waiting = True, False
         waiting = ",".join(self.ingest.counters.waiting)
         self.journal.info(f"{self.name} from offset {self.ingest.position}", **{"waiting_for_batch": waiting} if waiting else {})
 
@@ -153,6 +159,7 @@ class Reading:
             return polled
         if self._in_flight:
             return None  # what is on its way may yet be refused, and then the log is not at its end
+        self._pause = FIRST_PAUSE
         now = self.clock()
         if not self.ingest.at_end:
             self.awake_at = now + _ON_ITS_WAY  # nothing yet

@@ -313,8 +313,8 @@ class Upkeep:
 
 
 def _place(source: object) -> tuple[object, ...]:
-    """Where a source's log lies."""
-    return tuple(getattr(source, name) for name in ("path", "topic", "format"))
+    """Where a source's log lies, and how it is written."""
+    return tuple(getattr(source, name) for name in ("path", "topic", "format", "value_format"))
 
 
 def _known(instant: int) -> int | None:

@@ -200,7 +200,13 @@ def apply_definitions(definitions: Definitions, before: Applied, shards: int, ar
 def decoding(source: Source) -> Spec:
     """What decides how a source's records are decoded, and which of them are events at all."""
     columns = {c: str_of_type(k) for c, k in source.schema.items()}
-    return {"timestamp": source.timestamp, "arrival": source.arrival, "max_ahead": source.max_ahead, "columns": columns}
+    return {
+        "timestamp": source.timestamp,
+        "arrival": source.arrival,
+        "max_ahead": source.max_ahead,
+        "value_format": source.value_format,
+        "columns": columns,
+    }
 
 
 def _still_decoded(source: Source, before: Spec) -> Spec:
@@ -211,7 +217,8 @@ def _still_decoded(source: Source, before: Spec) -> Spec:
     float too).
     """
     now = decoding(source)
-    changes = [(what, before[what], now[what]) for what in ("timestamp", "arrival", "max_ahead") if before[what] != now[what]]
+    before = {"value_format": "json", **before}  # there was nothing else when the registry may have been written
+    changes = [(what, before[what], now[what]) for what in now if what != "columns" and before[what] != now[what]]
     for column, kind in now["columns"].items():
         was = before["columns"].get(column, kind)
         if was != kind and (column in (source.timestamp, source.arrival) or {was[:9], kind[:9]} == {"timestamp"}):

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tidemill.applied import NOTHING_APPLIED, Applied, apply_definitions
 from tidemill.definitions import Definitions, Project, Source, load_definitions
 from tidemill.errors import DefinitionError, LogError, NotAppliedError
+from tidemill.logs.avro.registry import SchemaRegistry, split_settings
 from tidemill.logs.base import Log
 from tidemill.logs.decode import Decoder
 from tidemill.logs.files import FileLog
@@ -134,9 +136,10 @@ class Environment:
         if brokers is not None and source.topic is not None:
             from tidemill.logs.kafka import KafkaLog  # needs the extra
 
-            settings = dict(self.project.settings.get("kafka", {}))
-            known = self._topic_id(source)
-            return KafkaLog(brokers, source.topic, client=settings.pop("client", None), settings=settings, topic_id=known)
+            settings, _ = split_settings(self.project.settings.get("kafka", {}))
+            client: Any = settings.pop("client", None)
+            lines = not self.carries_avro(source)
+            return KafkaLog(brokers, source.topic, client=client, settings=settings, topic_id=self._topic_id(source), lines=lines)
         if source.path is None:
             raise LogError(f"source {source.name!r} has no `path`, and this project has no brokers: give it one of them")
         columns = list(dict.fromkeys([*source.schema, *([source.arrival] if source.arrival else [])]))
@@ -169,11 +172,29 @@ class Environment:
     def _topic_key(source: Source) -> str:
         return f"index/{source.name}/topic.json"
 
-    @staticmethod
-    def decoder(source: Source) -> Decoder:
-        """What makes columns of a source's records."""
+    def carries_avro(self, source: Source) -> bool:
+        """Whether the records of a source's log are Avro: it is read from its topic, and not from files."""
+        return self.project.brokers is not None and source.topic is not None and source.value_format == "avro"
+
+    @cached_property
+    def schemas(self) -> SchemaRegistry:
+        """The registry of Avro's schemas, shared by all decoders. Raises `LogError` where [kafka] names none, or the extra is missing."""
+        _, settings = split_settings(self.project.settings.get("kafka", {}))
+        if "url" not in settings:
+            raise LogError(
+                'Avro topics need a schema registry, and tidemill.toml names none: add "schema.registry.url" = "http://..." to [kafka]'
+            )
+        return SchemaRegistry(settings)
+
+    def decoder(self, source: Source) -> Decoder:
+        """What makes columns of a source's records. Raises `LogError` where Avro cannot be read here."""
         return Decoder(
-            source.schema, timestamp=source.timestamp, event_id=source.event_id, arrival=source.arrival, max_ahead=source.max_ahead
+            source.schema,
+            timestamp=source.timestamp,
+            event_id=source.event_id,
+            arrival=source.arrival,
+            max_ahead=source.max_ahead,
+            schemas=self.schemas if self.carries_avro(source) else None,
         )
 
     def path(self, *parts: str) -> Path:

@@ -26,6 +26,7 @@ from tidemill.environment import Environment
 from tidemill.errors import LogError, StoreError, TidemillError
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.files import FORMATS, FileLog
+from tidemill.logs.records import MAX_RECORD, too_long
 from tidemill.offline.archive import archived_end, partitions
 from tidemill.offline.dead import LETTER_COLUMNS, list_dead
 from tidemill.offline.store import OfflineStore, read_json
@@ -70,12 +71,13 @@ def replay(
     """Write the dead letters of `source` that are events by today's schema to the file `to`: a new one, or JSON lines to append to.
 
     `to` ends in the source's own format: .jsonl gets the raw lines as they came, .csv the raw records under the columns of the log's
-    last file, .parquet the decoded columns. `reason`: only letters whose reason contains this. `again`: also what was replayed before.
+    last file, .parquet the decoded columns. Letters of an Avro topic go into .parquet. `reason`: only letters whose reason contains
+    this. `again`: also what was replayed before.
 
     Raises `LogError` where `to` cannot take them, `TidemillError`.
     """
     to = Path(os.path.abspath(to))  # noqa: PTH100 - takes `..` out, and follows no link
-    kind = _kind(source, to)
+    kind = _kind(env, source, to)
     delivered = _place(env, source, to)
     letters = _letters(env.offline, source.name, reason)
     refused = letters.filter(pl.col("view").is_not_null()).height
@@ -104,9 +106,13 @@ def replay(
     return Replay(source.name, kept.height, ordered, refused, before, delivered)
 
 
-def _kind(source: Source, to: Path) -> str:
+def _kind(env: Environment, source: Source, to: Path) -> str:
     """The format of the file: that of the source, which its name must tell too."""
     named = FORMATS.get(to.suffix)
+    if env.carries_avro(source):
+        if named != "parquet" or to.exists():
+            raise LogError(f"{to}: the letters of {source.name!r} are Avro, and are written as columns: name a new .parquet file")
+        return named
     listed = FORMATS.get(Path(source.path or "").suffix)
     wanted = source.format or listed or named or "jsonl"
     if named != wanted:
@@ -185,8 +191,14 @@ def _decode(env: Environment, source: Source, page: pl.DataFrame, kind: str, hea
     arrival = page["arrival"].to_numpy().astype(np.int64) if page.height and not page["arrival"].has_nulls() else None
     offsets = np.arange(len(raw), dtype=np.int64)
     broken: tuple[tuple[int, bytes, str], ...] = ()
-    payload: bytes | pl.DataFrame
-    if kind == "csv":
+    payload: bytes | list[bytes] | pl.DataFrame
+    if env.carries_avro(source):
+        # What was cut for its length is no value, though its beginning may look like one.
+        broken = tuple((i, raw[i], why) for i, why in enumerate(page["reason"]) if why == too_long(MAX_RECORD))
+        offsets = np.setdiff1d(offsets, np.array([i for i, _, _ in broken], dtype=np.int64))
+        payload = [raw[i] for i in offsets.tolist()]
+        arrival = None if arrival is None else arrival[offsets]
+    elif kind == "csv":
         fields = [_fields(line) for line in raw]
         wrong = [i for i, f in enumerate(fields) if f is None or len(f) != len(header)]
         broken = tuple((i, raw[i], f"not a CSV record of {len(header)} fields") for i in wrong)

@@ -6,6 +6,7 @@ Everything is read from the stores and the logs themselves, so it needs no worke
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from tidemill.offline.dead import count_dead
 from tidemill.offline.partials import Partials
 from tidemill.online.base import Heartbeat, SlotId, SlotState
 from tidemill.times import BEGINNING, from_micros
+
+#: In seconds, of each source: how long the last records of its partitions are waited for, where a log fetches them from elsewhere.
+_PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +139,20 @@ def _source(env: Environment, applied: Applied, source: Source, slots: Mapping[s
         problem = str(error)
     numbers = there | set(partitions(env.offline, name)) | set(beats) | {p for s in serving for p in s.positions}
     found = []
-    for number in sorted(numbers):
-        end: int | None = None
-        if log is not None and number in there:
-            try:
-                end = log.end(number)
-            except TidemillError as error:
-                problem = problem or str(error)
-        found.append(_partition(env, source, number, (log, end), serving, vector.get(number, 0), beats.get(number)))
+    give_up = time.monotonic() + _PATIENCE
+    try:
+        for number in sorted(numbers):
+            end: int | None = None
+            if log is not None and number in there:
+                try:
+                    end = log.end(number)
+                except TidemillError as error:
+                    problem = problem or str(error)
+            found.append(_partition(env, source, number, (log, end, give_up), serving, vector.get(number, 0), beats.get(number)))
+    finally:
+        close = getattr(log, "close", None)  # files hold nothing open
+        if close is not None:
+            close()
     return SourceStatus(name, cut, tuple(found), count_dead(env.offline, name), problem)
 
 
@@ -150,12 +160,12 @@ def _partition(
     env: Environment,
     source: Source,
     number: int,
-    place: tuple[Log | None, int | None],
+    place: tuple[Log | None, int | None, float],
     serving: Sequence[SlotState],
     cut: int,
     beat: Heartbeat | None,
 ) -> PartitionStatus:
-    log, end = place
+    log, end, give_up = place
     position = min((s.positions.get(number, 0) for s in serving), default=0)
     through = min((s.through.get(number, BEGINNING) for s in serving), default=BEGINNING)
     lag = None if end is None else max(end - position, 0)
@@ -163,7 +173,7 @@ def _partition(
     if lag == 0:
         behind = 0
     elif log is not None and end and through > BEGINNING:
-        newest = _last_time(env, source, log, number, end)
+        newest = _last_time(env, source, log, number, end, give_up)
         behind = None if newest is None else max(newest - through, 0)
     return PartitionStatus(
         partition=number,
@@ -178,12 +188,15 @@ def _partition(
     )
 
 
-def _last_time(env: Environment, source: Source, log: Log, partition: int, end: int) -> int | None:
-    """The arrival time (event time, where there is none) of the log's last record; None for one that is no event."""
+def _last_time(env: Environment, source: Source, log: Log, partition: int, end: int, give_up: float) -> int | None:
+    """The arrival time (event time, where there is none) of the log's last record; None for one that is no event, or does not come."""
     try:
         reader = log.open(partition, end - 1)
         try:
             batch: RecordBatch | None = reader.read(1)
+            while batch is None and not reader.at_end and time.monotonic() < give_up:
+                time.sleep(0.005)
+                batch = reader.read(1)
         finally:
             reader.close()
         if batch is None:
@@ -193,8 +206,8 @@ def _last_time(env: Environment, source: Source, log: Log, partition: int, end: 
         return None
     if frame.is_empty():
         return None
-    arrival, time = frame["_arrival"][-1], frame["_time"][-1]
-    return int(time if arrival is None else arrival)
+    arrival, happened = frame["_arrival"][-1], frame["_time"][-1]
+    return int(happened if arrival is None else arrival)
 
 
 # ---- bundles --------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tidemill.definitions import Project
+from tidemill.environment import Environment
 from tidemill.errors import DefinitionError, NotFoundError
 
 FULL = """
@@ -65,6 +66,22 @@ def test_relative_paths_are_the_projects_and_absolute_ones_stay(tmp_path: Path) 
 def test_credentials_are_not_shown(tmp_path: Path) -> None:
     project = Project.load(written(tmp_path, FULL), environment={"REDIS_PASSWORD": "hunter2"})
     assert "hunter2" not in repr(project)
+
+
+def test_what_a_schema_registry_lets_in_by_comes_from_the_environment_and_is_not_shown(tmp_path: Path) -> None:
+    text = '[kafka]\n"schema.registry.url" = "http://localhost:8081"\n"schema.registry.basic.auth.user.info" = "miller:%s"'
+    project = Project.load(written(tmp_path, text % "${PASSWORD}"), environment={"PASSWORD": "hunter2"})
+    assert project.settings["kafka"]["schema.registry.basic.auth.user.info"] == "miller:hunter2"
+    assert "hunter2" not in repr(project)
+    assert "hunter2" not in repr(Environment(project))
+    with pytest.raises(DefinitionError, match=r'basic\.auth\.user\.info does not belong into a file: write "\$\{VARIABLE\}"') as caught:
+        Project.load(written(tmp_path, text % "hunter2"), environment={})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_name_with_dots_wants_quotes(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match=r"kafka\.schema has dots in its name, so write the name in quotes"):
+        Project.load(written(tmp_path, '[kafka]\nschema.registry.url = "http://localhost:8081"'))
 
 
 def test_a_variable_that_is_not_set_is_named_and_no_other_value_is_shown(tmp_path: Path) -> None:

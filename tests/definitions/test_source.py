@@ -59,6 +59,10 @@ def test_durations_and_paths_are_normalised() -> None:
         ({"path": None}, "source 'payments' lies nowhere: give it topic=.* path=.* or both"),
         ({"path": ""}, "source 'payments': path must be a file"),
         ({"topic": ""}, "source 'payments': topic must be the name of a Kafka topic"),
+        ({"format": "avro", "topic": "t"}, "format is that of files .*, value_format that of a topic .json, avro."),
+        ({"value_format": "parquet", "topic": "t"}, "format is that of files .*, value_format that of a topic .json, avro."),
+        ({"value_format": "protobuf", "topic": "t"}, "value_format 'protobuf' is not known; use 'json' or 'avro'"),
+        ({"value_format": "avro"}, "value_format says how a topic's values are written, and there is no topic="),
         ({"format": "xml"}, "source 'payments': format 'xml' is not known; use 'jsonl', 'csv' or 'parquet'"),
         ({"arrival": "at", "max_ahead": "soon"}, "source 'payments', max_ahead: 'soon' is not a duration"),
         ({"arrival": "at", "max_ahead": dt.timedelta(-1)}, "source 'payments': max_ahead is negative"),
@@ -78,6 +82,7 @@ def test_a_source_survives_json() -> None:
         max_ahead="90s",
         topic="payments",
         format="jsonl",
+        value_format="avro",
         description="card payments",
     )
     again = Source.from_spec(json.loads(json.dumps(source.spec())))
@@ -89,6 +94,7 @@ def test_a_source_survives_json() -> None:
 def test_the_digest_is_of_the_meaning() -> None:
     source = payments()
     same = [payments(description="x"), payments(path="elsewhere"), payments(schema=dict(reversed(SCHEMA.items()))), payments(topic="t")]
+    same.append(payments(topic="t", value_format="avro"))
     assert {other.digest for other in same} == {source.digest}
     different = [
         payments(name="refunds"),

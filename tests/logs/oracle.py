@@ -86,7 +86,8 @@ def _value(name: str, kind: ColumnType, value: object) -> object:
         return value * _FACTOR[kind.unit]
     if math.isnan(value):
         return None
-    return round(value * _FACTOR[kind.unit]) if math.isfinite(value) else MAX_TIME
+    micros = value * _FACTOR[kind.unit]
+    return round(micros) if math.isfinite(micros) else MAX_TIME
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,13 @@ class KafkaContract(LogContract):
 
     # ---- what Kafka leaves out --------------------------------------------------------------------------------------------------
 
+    def test_values_that_are_no_lines_are_listed_as_they_are(self) -> None:
+        values: list[bytes | None] = [b"\0\n\n", None, b"", b"\xff"]
+        self.produce(values)
+        batches = read_all(self.log(lines=False).open(0, 0), 10)
+        assert [value for batch in batches for value in batch.payload] == [b"\0\n\n", b"", b"\xff"]
+        assert [offset for batch in batches for offset in batch.offsets.tolist()] == [0, 2, 3]
+
     def test_aborted_records_are_not_read_and_leave_gaps(self) -> None:
         self.append(0, self.lines(2, "plain"))
         self.transaction(self.lines(3, "aborted"), commit=False)

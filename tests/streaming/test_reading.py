@@ -40,7 +40,11 @@ class Ingest:
             return None
         start = self.position
         self.position += self.log.pop(0)
-        return SimpleNamespace(start=start, end=self.position, drained=not self.log)
+        return SimpleNamespace(epoch=0, start=start, end=self.position, drained=not self.log)
+
+    def tile(self, polled: Any) -> Any:
+        self._do("tile")
+        return polled
 
     def apply(self, flush: Any) -> bool:
         self._do("apply")
@@ -220,6 +224,27 @@ def test_until_the_end_it_waits_for_an_archive_that_does_not_answer() -> None:
     with pytest.raises(StopIteration):
         bench.during(11, 0.1)
     assert bench.ingest.done[-4:] == ["archive", "idle", "archive", "close"]
+
+
+def test_what_cannot_be_decoded_now_is_dropped_and_read_again_later_and_later() -> None:
+    bench = Bench()
+    bench.ingest.log = [10] * 40
+    bench.ingest.trouble = {"tile"}
+    for _ in range(10_000):
+        polled = bench.turn(after=0.01)
+        if polled is not None:
+            assert not bench.reading.apply(bench.reading.tile(polled))
+            assert bench.reading.waiting
+    pauses = [line.rpartition("=")[2] for line in bench.lines if "warning" in line]
+    assert pauses[:7] == ["0.2", "0.4", "0.8", "1.6", "3.2", "6.4", "10.0"]
+    assert "apply" not in bench.ingest.done
+    bench.ingest.trouble.clear()
+    polled = bench.turn(after=11)
+    assert bench.ingest.done[-1] == "restore"
+    assert bench.reading.apply(bench.reading.tile(polled))
+    bench.ingest.trouble = {"tile"}
+    bench.reading.tile(bench.turn(after=1))
+    assert bench.lines[-1].endswith("again_in_seconds=0.2")  # it was healthy in between
 
 
 def test_told_to_stop_it_archives_and_ends() -> None:

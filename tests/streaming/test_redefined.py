@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import tidemill as tm
 from tests.project import EVENTS, VIEW, Folder, events
+from tidemill.applied import _still_decoded, decoding
 from tidemill.errors import DefinitionError
 
 SUM = VIEW.replace('[tm.count(windows=["lifetime"])]', '[tm.count(windows=["lifetime"]), tm.sum("y", windows=["lifetime"])]')
@@ -62,3 +64,12 @@ def test_what_was_a_dead_letter_stays_one_when_the_store_is_lost_and_counts_once
             folder.define(EVENTS + VIEW)
         folder.stream()
         assert folder.get() == {"v__count_lifetime": 40}
+
+
+def test_a_registry_from_before_there_was_avro_was_of_json() -> None:
+    source = tm.Source("events", schema={"at": tm.Timestamp}, timestamp="at", topic="events")
+    before = {key: value for key, value in decoding(source).items() if key != "value_format"}
+    avro = tm.Source("events", schema={"at": tm.Timestamp}, timestamp="at", topic="events", value_format="avro")
+    assert _still_decoded(source, before) == decoding(source)
+    with pytest.raises(DefinitionError, match="value_format was 'json' and is now 'avro'"):
+        _still_decoded(avro, before)

@@ -168,7 +168,9 @@ def replay(
     out.table(("still failing", "reason"), [(number(n), shortened(why, 80)) for why, n in done.failing.items()], numbers=("still failing",))
     if done.failing:
         out.say()
-    if done.written and not done.delivered:
+    if done.written and not done.delivered and env.project.brokers is not None and definition.topic is not None:
+        out.warn(f"{name} is read from the topic {definition.topic}, and not from {to}: produce what it holds there")
+    elif done.written and not done.delivered:
         out.warn(f"{to} is not in the log of {name} ({definition.path}): put it there, under a name that sorts after its files")
     said = [f"wrote {counted(done.written, 'event')} to {to}" if done.written else "wrote nothing"]
     if done.failing:

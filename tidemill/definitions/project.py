@@ -21,7 +21,7 @@ MAX_SHARDS = 4096
 MAX_LINGER = 10 * SECOND
 
 #: What each section of tidemill.toml may hold.
-#: [kafka] may hold anything: the client's own settings.
+#: [kafka] may hold anything: the client's own settings, and those of a schema registry.
 _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
@@ -33,17 +33,21 @@ _KEYS: dict[str, dict[str, type]] = {
 _TYPE_NAMES = {str: "text", int: "a whole number"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SQLITE = "sqlite:///"
+#: What a schema registry lets in by. (Those of Kafka itself come from variables of their own; see `tidemill.logs.kafka.settings`.)
+_REGISTRY = ("schema.registry.", "basic.auth.", "bearer.auth.")
+_SECRET = ("user.info", "password", "token", "secret")
 
 
 @dataclass(frozen=True)
 class Project:
-    """What tidemill.toml says. URLs may hold credentials, so they are not in the `repr`.
+    """What tidemill.toml says. URLs and settings may hold credentials, so they are not in the `repr`.
 
     `definitions`: the absolute path of the definitions file. `online_url`, `offline_url`: with `${VAR}` filled from the environment, and
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
     gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `batch.every`, `kafka.client` and the Kafka client's own settings, named as librdkafka names them).
+    (`stream.workers`, `batch.every`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a
+    schema registry).
     """
 
     directory: Path
@@ -55,7 +59,7 @@ class Project:
     shards: int = 16
     slack: int = 10_000_000
     linger: int = 50_000
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str] = ".", *, environment: Mapping[str, str] | None = None) -> Project:
@@ -122,8 +126,12 @@ class _Values:
     def _checked(self, section: str, key: str, value: object, environment: Mapping[str, str]) -> object:
         known = _KEYS[section]
         if section == "kafka" and key != "client":
+            if isinstance(value, dict):
+                raise DefinitionError(f'{self.file}: kafka.{key} has dots in its name, so write the name in quotes: "{key}..." = ...')
             if not isinstance(value, (str, int, float, bool)):
                 raise DefinitionError(f"{self.file}: kafka.{key} must be one value; got {type(value).__name__}")
+            if key.startswith(_REGISTRY) and key.endswith(_SECRET) and "${" not in str(value):
+                raise DefinitionError(f'{self.file}: kafka.{key} does not belong into a file: write "${{VARIABLE}}", and set that variable')
             return self._expanded(f"kafka.{key}", str(value).lower() if isinstance(value, bool) else str(value), environment)
         if key not in known:
             raise DefinitionError(f"{self.file}: unknown key {section}.{key}; {suggestion(key, known)}")

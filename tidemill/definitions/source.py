@@ -16,6 +16,8 @@ from tidemill.types import ColumnType
 
 #: How files are written, with other usual names for the same. Without `format` the files' names tell.
 FORMATS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv", "parquet": "parquet"}
+#: How the values of a topic's records are written.
+VALUE_FORMATS = ("json", "avro")
 _TIMESTAMP = ColumnType("timestamp")
 
 
@@ -28,7 +30,8 @@ class Source:
     it does not dedupe. `arrival`: the column of the time when the event became known; it need not stand in `schema`, because in
     Kafka it is the record's own timestamp. `max_ahead`: an event whose time is further than this after its arrival is a dead letter;
     kept as microseconds. `topic`: a Kafka topic, read when the project has brokers. `path`: files or a glob, relative to the project.
-    `format`: jsonl, csv or parquet, where the files' names do not tell.
+    `format`: jsonl, csv or parquet, where the files' names do not tell. `value_format`: json or avro, which is how the topic's values are
+    written; avro needs a schema registry in tidemill.toml.
 
     Raises `DefinitionError`.
 
@@ -46,6 +49,7 @@ class Source:
     topic: str | None
     path: str | None
     format: str | None
+    value_format: str
     description: str
 
     def __init__(
@@ -60,6 +64,7 @@ class Source:
         topic: str | None = None,
         path: str | os.PathLike[str] | None = None,
         format: str | None = None,
+        value_format: str = "json",
         description: str = "",
     ) -> None:
         check_name(name, "a source's name")
@@ -76,8 +81,16 @@ class Source:
             raise DefinitionError(f"source {name!r} lies nowhere: give it topic='...' (Kafka), path='data/*.parquet' (files), or both")
         if topic is not None and (not isinstance(topic, str) or not topic):
             raise DefinitionError(f"source {name!r}: topic must be the name of a Kafka topic; got {topic!r}")
+        if format in VALUE_FORMATS[1:] or (value_format in FORMATS and value_format not in VALUE_FORMATS):
+            raise DefinitionError(
+                f"source {name!r}: format is that of files (jsonl, csv, parquet), value_format that of a topic (json, avro)"
+            )
         if format is not None and format not in FORMATS:
             raise DefinitionError(f"source {name!r}: format {format!r} is not known; use 'jsonl', 'csv' or 'parquet'")
+        if value_format not in VALUE_FORMATS:
+            raise DefinitionError(f"source {name!r}: value_format {value_format!r} is not known; use 'json' or 'avro'")
+        if topic is None and value_format != "json":
+            raise DefinitionError(f"source {name!r}: value_format says how a topic's values are written, and there is no topic=...")
         values: dict[str, object] = {
             "name": name,
             "schema": columns,
@@ -88,6 +101,7 @@ class Source:
             "topic": topic,
             "path": None if path is None else _path(name, path),
             "format": None if format is None else FORMATS[format],
+            "value_format": value_format,
             "description": description,
         }
         for field, value in values.items():
@@ -100,8 +114,8 @@ class Source:
     def digest(self) -> str:
         """A stable hash of what an event of this source means.
 
-        Where the log lies (topic, path, format) is not in it: the same events elsewhere mean the same. Nor are the columns: what
-        reads a column hashes its type.
+        Where the log lies and how it is written (topic, path, format, value_format) is not in it: the same events elsewhere mean the
+        same. Nor are the columns: what reads a column hashes its type.
         """
         roles = {"timestamp": self.timestamp, "event_id": self.event_id, "arrival": self.arrival}
         typed = {role: column and [column, str_of_type(self.schema[column])] for role, column in roles.items()}
@@ -119,6 +133,7 @@ class Source:
             "topic": self.topic,
             "path": self.path,
             "format": self.format,
+            "value_format": self.value_format,
             "description": self.description,
         }
 

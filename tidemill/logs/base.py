@@ -20,8 +20,8 @@ class RecordBatch:
     """Consecutive records of one partition, as they lie in the log.
 
     `end` is the position after the batch, `start` the position before it; `offsets` (int64, n) may have gaps, but lie in [start, end).
-    `payload` is either `bytes`: n records, each ended by a newline (JSON objects), or a frame of n rows: columns read from a format
-    with its own types (Parquet), or all columns as text (CSV, `text=True`).
+    `payload` is either `bytes`: n records, each ended by a newline (JSON objects); or a list of n values as they came, whatever they
+    hold (Avro); or a frame of n rows: columns read from a format with its own types (Parquet), or all columns as text (CSV, `text=True`).
     `arrival` (int64 UTC microseconds, n) where the log itself records it (Kafka), else None.
     `broken`: records that could not even be split into columns, as (offset, raw bytes, reason); they are not in `payload` or `offsets`.
     """
@@ -30,7 +30,7 @@ class RecordBatch:
     start: int
     end: int
     offsets: Int64s
-    payload: bytes | pl.DataFrame
+    payload: bytes | list[bytes] | pl.DataFrame
     text: bool = False
     arrival: Int64s | None = None
     broken: tuple[tuple[int, bytes, str], ...] = ()

@@ -3,14 +3,14 @@
 What the rules are, whatever the format:
 
 - A record is an event or a dead letter, never neither. What decides is the record and its own arrival, nothing around it.
-- Types are exact. In JSON and Parquet a boolean is no int, `"5"` no number, `5` no text, and `1.0` no int (as Polars has it); an int
+- Types are exact. In JSON, Avro and Parquet a boolean is no int, `"5"` no number, `5` no text, and `1.0` no int (as Polars has it); an int
   in a float column is the nearest float. CSV has only text, and the schema says what it is to be.
 - NaN is null, -0.0 is 0.0. Infinity, a float of 2**64 or more, an int outside 64 bits: dead.
 - Timestamps are ISO 8601 text (naive is UTC; digits below the microsecond are cut off), or typed columns of any unit and zone
   (floored to the microsecond). A column with a unit takes numbers instead: integers exactly, floats to the nearest microsecond.
 - A missing, unreadable or out-of-range event time is dead; so is one more than `max_ahead` after its arrival. An unreadable arrival
   is dead, a null one stays null. Every other null is a value like any other.
-- JSON fields that are not in the schema are ignored; of a key that repeats, the first counts.
+- JSON fields that are not in the schema are ignored; of a key that repeats, the first counts. Avro fields go by their names too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 
 from tidemill.errors import DefinitionError, LogError
+from tidemill.logs.avro.columns import AvroColumns, Schemas
 from tidemill.logs.base import Int64s, RecordBatch
 from tidemill.logs.csv import RAW_COLUMN
 from tidemill.logs.frame_columns import text_columns, typed_columns
@@ -47,7 +48,7 @@ class Events:
 
     `frame`: the schema's columns in their `ColumnType.polars` types, and `_offset` (Int64), `_time` (Int64, UTC microseconds, never
     null) and `_arrival` (Int64, UTC microseconds, null where unknown); by offset. `dead`: `offset` (Int64), `reason` (String), `raw`
-    (Binary: the line, the CSV record, or a Parquet row as JSON); by offset.
+    (Binary: the line, the CSV record, the Kafka value, or a Parquet row as JSON); by offset.
     """
 
     frame: pl.DataFrame
@@ -63,7 +64,8 @@ class Decoder:
     `timestamp` names a timestamp column of the schema, `event_id` any column (nulls are fine). What counts as
     arrival are the log's own times (Kafka's record timestamps); in a log without them (files) the records' field `arrival`, be it in the
     schema or not.
-    `max_ahead` in microseconds; `max_record` in bytes. Raises `DefinitionError`.
+    `max_ahead` in microseconds; `max_record` in bytes. `schemas`: where Avro's are known; without it there is none to read.
+    Raises `DefinitionError`.
 
     >>> from tidemill.types import ColumnType
     >>> decoder = Decoder({"n": ColumnType("int"), "at": ColumnType("timestamp")}, timestamp="at")
@@ -82,6 +84,7 @@ class Decoder:
         arrival: str | None = None,
         max_ahead: int | None = None,
         max_record: int = MAX_RECORD,
+        schemas: Schemas | None = None,
     ) -> None:
         for name in (timestamp, event_id):
             if name is not None and name not in schema:
@@ -98,16 +101,22 @@ class Decoder:
         self._max_ahead = max_ahead
         self._max_record = max_record
         self._plain = JsonColumns(schema, max_record)
+        self._avro = None if schemas is None else AvroColumns(schemas, max_record)
         # The arrival column need not be in the schema: it is read beside it, unless the log has arrivals of its own.
         beside = arrival is not None and arrival not in schema
         self._beside = JsonColumns({**schema, arrival: ColumnType("timestamp")}, max_record) if arrival is not None and beside else None
 
     def decode(self, batch: RecordBatch) -> Events:
-        """The batch's events and dead letters. Raises `LogError` for a frame without the event-time column."""
+        """The batch's events and dead letters.
+
+        Raises `LogError` for a frame without the event-time column, and `LogUnavailableError` while nobody says what schema Avro has: then
+        nothing was decided, and the batch can be decoded again.
+        """
         reader = self._plain if self._beside is None or batch.arrival is not None else self._beside
-        typed = self._typed(batch, reader)
-        frame, reasons = self._check(typed, reader.schema, batch)
-        reasons += typed.dead
+        parts = self._typed(batch, reader)
+        checked = [self._check(typed, reader.schema, batch) for typed in parts]
+        frame = checked[0][0] if len(checked) == 1 else pl.concat([some for some, _ in checked]).sort("_offset")
+        reasons = [reason for _, found in checked for reason in found] + [reason for typed in parts for reason in typed.dead]
         rows = [row for row, _ in reasons]
         raw = raw_records(batch, rows, self._max_record)
         dead = [(int(batch.offsets[row]), reason, record) for (row, reason), record in zip(reasons, raw, strict=True)]
@@ -115,17 +124,21 @@ class Decoder:
         letters = pl.DataFrame(sorted(dead), schema=_DEAD, orient="row")
         return Events(frame, letters, batch.partition, batch.start, batch.end)
 
-    def _typed(self, batch: RecordBatch, reader: JsonColumns) -> Typed:
+    def _typed(self, batch: RecordBatch, reader: JsonColumns) -> list[Typed]:
+        """In parts, whose rows need not follow each other."""
         payload = batch.payload
         if isinstance(payload, bytes):
-            return reader.read(payload, len(batch.offsets))
+            return [reader.read(payload, len(batch.offsets))]
+        if isinstance(payload, list):
+            assert self._avro is not None
+            return self._avro.read(payload, reader.schema)
         if self._timestamp not in payload.columns:
             there = ", ".join(name for name in payload.columns if name != RAW_COLUMN)
             raise LogError(
                 f"partition {batch.partition}, offsets {batch.start} to {batch.end}: there is no column {self._timestamp!r}, "
                 f"which holds the event time; the file has {there}"
             )
-        return text_columns(payload, reader.schema) if batch.text else typed_columns(payload, reader.schema)
+        return [text_columns(payload, reader.schema) if batch.text else typed_columns(payload, reader.schema)]
 
     def _check(self, typed: Typed, schema: Schema, batch: RecordBatch) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
         """What holds for every format: ranges, and times."""
@@ -173,9 +186,9 @@ class Decoder:
 
 
 def raw_records(batch: RecordBatch, rows: Sequence[int] | Int64s, longest: int = MAX_RECORD) -> list[bytes]:
-    """The bytes of these records (by their number in the batch): JSON lines and CSV as they are, Parquet as JSON.
+    """The bytes of these records (by their number in the batch): JSON lines, Avro and CSV as they are, Parquet as JSON.
 
-    Of a line of more than `longest` bytes, the first 64 KiB.
+    Of a line or a value of more than `longest` bytes, the first 64 KiB.
     """
     payload = batch.payload
     if len(rows) == 0:
@@ -183,14 +196,19 @@ def raw_records(batch: RecordBatch, rows: Sequence[int] | Int64s, longest: int =
     if isinstance(payload, bytes):
         ends = np.flatnonzero(np.frombuffer(payload, dtype=np.uint8) == 10)
         starts = np.concatenate([[0], ends[:-1] + 1])
-        lines = [payload[starts[row] : ends[row]] for row in rows]
-        return [line if len(line) <= longest else line[:RAW_KEPT] for line in lines]
+        return [_cut(payload[starts[row] : ends[row]], longest) for row in rows]
+    if isinstance(payload, list):
+        return [_cut(payload[row], longest) for row in rows]
     wanted = pl.Series(rows, dtype=pl.Int64)
     if RAW_COLUMN in payload.columns:
         return [raw.removesuffix(b"\n").removesuffix(b"\r") for raw in payload[RAW_COLUMN].gather(wanted).to_list()]
     frame = payload[wanted]
     columns = [_json_values(column) for column in frame]
     return [json.dumps(dict(zip(frame.columns, row, strict=True)), default=_as_json).encode() for row in zip(*columns, strict=True)]
+
+
+def _cut(record: bytes, longest: int) -> bytes:
+    return record if len(record) <= longest else record[:RAW_KEPT]
 
 
 def _json_values(column: pl.Series) -> list[object]:

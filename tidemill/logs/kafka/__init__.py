@@ -14,7 +14,7 @@ from typing import Literal
 
 from tidemill.errors import LogChangedError, LogError, LogTruncatedError
 from tidemill.logs.kafka.admin import KafkaAdmin, Message, Place, Topic
-from tidemill.logs.kafka.reader import KafkaReader
+from tidemill.logs.kafka.reader import Form, KafkaReader
 from tidemill.logs.kafka.settings import Settings
 from tidemill.logs.kafka.watch import TopicWatch, changed
 from tidemill.logs.records import MAX_RECORD
@@ -30,6 +30,7 @@ class KafkaLog:
     `client`: "confluent" (librdkafka, fast) or "python" (kafka-python); by default the fast one, if it is installed. `settings`:
     passed through, under librdkafka's names (see `tidemill.logs.kafka.settings`). `timeout` in seconds: for an answer, and for
     readers without contact. `topic_id`: what the topic's id must be, where it is known from before. `max_bytes`: longer values are broken.
+    `lines`: values are JSON and are handed out as lines; else one by one, whatever they hold (Avro).
 
     Errors: `LogUnavailableError` when no broker answers, `LogError` for a missing topic, `LogChangedError` when the topic is another
     one than before, `LogTruncatedError` for offsets that the brokers no longer have.
@@ -50,6 +51,7 @@ class KafkaLog:
         timeout: float = 10.0,
         topic_id: str | None = None,
         max_bytes: int = MAX_RECORD,
+        lines: bool = True,
     ) -> None:
         if client is None:
             client = "confluent" if importlib.util.find_spec("confluent_kafka") else "python"
@@ -61,7 +63,7 @@ class KafkaLog:
         self._client = client
         self._topic = topic
         self._expected = topic_id
-        self._max_bytes = max_bytes
+        self._form = Form(max_bytes, lines)
         self._admin = KafkaAdmin(brokers, settings, timeout)
         self._lock = threading.RLock()
         self._known: Topic | None = None
@@ -119,10 +121,10 @@ class KafkaLog:
         if self._client == "confluent":
             from tidemill.logs.kafka.confluent import ConfluentReader
 
-            return ConfluentReader(self, self._settings, watch, self._topic, partition, offset, self._max_bytes)
+            return ConfluentReader(self, self._settings, watch, self._topic, partition, offset, self._form)
         from tidemill.logs.kafka.python import PythonReader
 
-        return PythonReader(self, self._settings, watch, self._topic, partition, offset, self._max_bytes)
+        return PythonReader(self, self._settings, watch, self._topic, partition, offset, self._form)
 
     def place(self, partition: int, offset: int) -> None:
         """Whether a reader can stand here: raises what `open` raises, if not. For readers."""

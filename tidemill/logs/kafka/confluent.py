@@ -8,7 +8,7 @@ from operator import itemgetter
 import numpy as np
 
 from tidemill.errors import LogError
-from tidemill.logs.kafka.reader import Fetched, KafkaReader, Topics
+from tidemill.logs.kafka.reader import Fetched, Form, KafkaReader, Topics
 from tidemill.logs.kafka.settings import Settings
 from tidemill.logs.kafka.watch import TopicWatch
 
@@ -40,8 +40,8 @@ _OURS: dict[str, str | int | float | bool] = {
 class ConfluentReader(KafkaReader):
     """Reads with confluent-kafka. Used by one thread."""
 
-    def __init__(self, log: Topics, settings: Settings, watch: TopicWatch, topic: str, partition: int, offset: int, max_bytes: int) -> None:
-        super().__init__(log, watch, topic, partition, offset, max_bytes)
+    def __init__(self, log: Topics, settings: Settings, watch: TopicWatch, topic: str, partition: int, offset: int, form: Form) -> None:
+        super().__init__(log, watch, topic, partition, offset, form)
         try:
             from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
         except ImportError:

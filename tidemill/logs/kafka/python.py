@@ -8,7 +8,7 @@ import numpy as np
 
 from tidemill.errors import LogError
 from tidemill.logs.kafka.admin import translating
-from tidemill.logs.kafka.reader import Fetched, KafkaReader, Topics
+from tidemill.logs.kafka.reader import Fetched, Form, KafkaReader, Topics
 from tidemill.logs.kafka.settings import Settings
 from tidemill.logs.kafka.watch import TopicWatch
 
@@ -29,8 +29,8 @@ _OURS = {
 class PythonReader(KafkaReader):
     """Reads with kafka-python. Used by one thread."""
 
-    def __init__(self, log: Topics, settings: Settings, watch: TopicWatch, topic: str, partition: int, offset: int, max_bytes: int) -> None:
-        super().__init__(log, watch, topic, partition, offset, max_bytes)
+    def __init__(self, log: Topics, settings: Settings, watch: TopicWatch, topic: str, partition: int, offset: int, form: Form) -> None:
+        super().__init__(log, watch, topic, partition, offset, form)
         what = f"topic {topic}, partition {partition}"
         with translating(what, settings.brokers):
             from kafka import KafkaConsumer, TopicPartition, errors

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tidemill.errors import LogChangedError, LogError
 from tidemill.logs.base import Int64s, RecordBatch
@@ -26,6 +26,13 @@ class Fetched:
     values: list[bytes | None]
     millis: Iterable[int]
     end: int
+
+
+class Form(NamedTuple):
+    """In which form values are handed out: up to how many bytes, and whether as lines."""
+
+    max_bytes: int
+    lines: bool
 
 
 class Topics(Protocol):
@@ -47,14 +54,14 @@ class KafkaReader(ABC):
     `position` is the offset that is read next.
     """
 
-    def __init__(self, log: Topics, watch: TopicWatch, topic: str, partition: int, offset: int, max_bytes: int) -> None:
+    def __init__(self, log: Topics, watch: TopicWatch, topic: str, partition: int, offset: int, form: Form) -> None:
         self.partition = partition
         self.position = offset
         self.closed = False
         self._log = log
         self._watch = watch
         self._topic = topic
-        self._max_bytes = max_bytes
+        self._form = form
         self._heard = time.monotonic()
         self._refused = False
         self._fault: LogError | None = None
@@ -85,7 +92,8 @@ class KafkaReader(ABC):
             return None
         self._watch.check(self.partition, heard=self._heard)  # of a topic that was created again, nothing is handed out
         start, self.position = self.position, fetched.end
-        return record_batch(self.partition, start, fetched.end, fetched.offsets, fetched.values, fetched.millis, self._max_bytes)
+        values, (most, lines) = fetched.values, self._form
+        return record_batch(self.partition, start, fetched.end, fetched.offsets, values, fetched.millis, most, lines=lines)
 
     def seek(self, offset: int) -> None:
         """Go on from this offset instead. Raises what `KafkaLog.open` raises."""
