@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
@@ -65,6 +65,8 @@ class Supervisor:
     archive_seconds: float = 10.0
     on_line: Callable[[str], object] = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: T201  (the log of a command)
     clock: Callable[[], float] = time.monotonic
+    on_end: Callable[[Sequence[status.WorkerStatus]], object] = lambda _: None
+    restarts: dict[str, int] = field(default_factory=lambda: {"died": 0, "asked": 0}, init=False)
 
     def __post_init__(self) -> None:
         self._children: list[_Child] = []
@@ -73,7 +75,7 @@ class Supervisor:
         self._start_at: float | None = None
         self._pause = FIRST_PAUSE
         self._failures = 0
-        self._journal = Journal("supervisor", self.on_line, self.log_level, self.log_format)
+        self.journal = Journal("supervisor", self.on_line, self.log_level, self.log_format)
 
     @property
     def pids(self) -> list[int]:
@@ -93,7 +95,7 @@ class Supervisor:
         self._start_at, self._over, self._started_at = None, False, self.clock()
         for index in range(self.workers):
             self._children.append(_Child(self._command(index, addresses), self._environment(), self.on_line))
-        self._journal.info("started", workers=self.workers, pids=",".join(map(str, self.pids)))
+        self.journal.info("started", workers=self.workers, pids=",".join(map(str, self.pids)))
 
     def poll(self) -> Event | None:
         """Look after the workers; what happened, if anything. To be called a few times a second; takes a moment when a worker has died."""
@@ -150,16 +152,17 @@ class Supervisor:
         self._failures += code == 1
         if self.once and self._failures >= _TRIES:
             self._over = True
-            self._journal.error(reason)
+            self.journal.error(reason)
             return Event("failed", reason)
+        self.restarts["asked" if code == RESTART else "died"] += 1
         pause = 0.0 if code == RESTART else self._pause
         if code != RESTART:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._start_at = self.clock() + pause
         if code == RESTART:
-            self._journal.info(f"starting all workers again: {reason}")
+            self.journal.info(f"starting all workers again: {reason}")
         else:
-            self._journal.warning(f"{reason}; starting all workers again", in_seconds=round(pause, 1))
+            self.journal.warning(f"{reason}; starting all workers again", in_seconds=round(pause, 1))
         return Event("died", reason, pause)
 
     def _reason(self, index: int, child: _Child) -> str:
@@ -186,6 +189,8 @@ class Supervisor:
             child.kill()
         clean = all(child.process.returncode == 0 for child in self._children)
         self._settle()
+        if self._children:
+            self.on_end(self.statuses())
         self._children = []
         return clean
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tidemill.cli.options import RUN, JsonOption, ProjectOption, applied, environment, examples
+from tidemill.cli.options import (
+    RUN,
+    JsonOption,
+    MetricsHostOption,
+    MetricsPortOption,
+    ProjectOption,
+    applied,
+    environment,
+    examples,
+    metrics,
+)
 from tidemill.cli.output import Live, Output
 from tidemill.cli.shown import counted, span
 from tidemill.cli.signals import terminated
 from tidemill.errors import TidemillError
+from tidemill.metrics import Endpoint
 
 if TYPE_CHECKING:
     from tidemill.environment import Environment
@@ -21,7 +34,7 @@ _TICK = 0.1
 
 def register(app: typer.Typer) -> None:
     """Put `stream` on the app."""
-    app.command(epilog=examples("tidemill stream --once", "tidemill stream --workers 4"), rich_help_panel=RUN)(stream)
+    app.command(epilog=examples("tidemill stream --once", "tidemill stream --workers 4 --metrics-port 9464"), rich_help_panel=RUN)(stream)
 
 
 def stream(
@@ -35,6 +48,8 @@ def stream(
         typer.Option("--log-level", help="What the workers log on stderr. Default: info; with --once nothing, but the error that ends it."),
     ] = None,
     log_format: Annotated[Literal["text", "json"], typer.Option("--log-format", help="How they log it.")] = "text",
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = None,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -42,6 +57,8 @@ def stream(
 
     Workers that die are started again, and go on from what the store holds. Where there is new data, a new definition or a second
     stream by mistake, nothing is counted twice or lost.
+
+    Metrics are off unless --metrics-port, or stream.metrics in tidemill.toml, names a port: one for all workers.
 
     JSON, at the end: workers, records, events, dead, lag, waiting (bundles that need a batch run), seconds.
     """
@@ -51,8 +68,10 @@ def stream(
     sources = applied(env).sources
     _check(env, logs=once)
     count = workers or int(env.project.settings.get("stream", {}).get("workers", 1))
+    place = metrics(env, "stream", metrics_port, metrics_host)
     told, begun = load("streaming.status"), time.monotonic()
-    with Live() as live, terminated() as stopped:
+    with ExitStack() as until_the_end:
+        live, stopped = until_the_end.enter_context(Live()), until_the_end.enter_context(terminated())
         quiet = once and log_level is None
         supervisor = load("streaming.supervisor").Supervisor(
             env.project.directory,
@@ -62,12 +81,18 @@ def stream(
             log_format=log_format,
             on_line=(lambda _: None) if quiet else live.line,
         )
+        look: Callable[[], Sequence[Any]] = supervisor.statuses
+        if place is not None:
+            measured = load("streaming.metrics").StreamMetrics(supervisor, env.project.name)
+            endpoint = until_the_end.enter_context(Endpoint(measured.collect, *place))
+            supervisor.journal.info("metrics", at=endpoint.url)
+            look = measured.look
         finished = interrupted = False
         try:
             supervisor.start()
             while not (finished or stopped()):
                 finished = _over(supervisor)
-                statuses = supervisor.statuses()
+                statuses = look()
                 live.show(told.status_line(statuses) if statuses else f"starting {counted(count, 'worker')}")
                 time.sleep(0 if finished else _TICK)
         except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from tidemill.times import parse_duration
 
 FILE = "tidemill.toml"
 MAX_SHARDS = 4096
+MAX_PORT = 65_535
 
 #: What each section of tidemill.toml may hold.
 #: [kafka] may hold anything: the client's own settings.
@@ -24,9 +25,9 @@ _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
     "offline": {"url": str},
-    "stream": {"brokers": str, "workers": int},
+    "stream": {"brokers": str, "workers": int, "metrics": int, "metrics_host": str},
     "kafka": {"client": str},
-    "batch": {"every": str},
+    "batch": {"every": str, "metrics": int, "metrics_host": str},
 }
 _TYPE_NAMES = {str: "text", int: "a whole number"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -40,7 +41,7 @@ class Project:
     `definitions`: the absolute path of the definitions file. `online_url`, `offline_url`: with `${VAR}` filled from the environment, and
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be, in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `batch.every`, `kafka.client` and the Kafka client's own settings, named as librdkafka names them).
+    (`stream.workers`, `stream.metrics`, `batch.every`, `kafka.client` and the Kafka client's own settings, named as librdkafka names them).
     """
 
     directory: Path
@@ -68,6 +69,10 @@ class Project:
         workers = values.get("stream", "workers", 1)
         if workers < 1:
             raise DefinitionError(f"{file}: stream.workers is at least 1; got {workers}")
+        for section in ("stream", "batch"):
+            port = values.get(section, "metrics", 0)
+            if not 0 <= port <= MAX_PORT:
+                raise DefinitionError(f"{file}: {section}.metrics is a port, from 1 to {MAX_PORT}, or 0 for a free one; got {port}")
         values.duration("batch", "every")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
