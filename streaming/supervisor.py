@@ -53,7 +53,8 @@ class Supervisor:
     """The workers of the project in `directory`. `once`: until every log is read to its end; else until `stop`. Used by one thread.
 
     `env_overrides` go into the workers' environment, `archive_seconds` and the log's options to their command line. `on_line` gets
-    every line that a worker, or the supervisor, logs: from other threads too, and without a newline.
+    every line that a worker, or the supervisor, logs: from other threads too, and without a newline. `longest_pause`: in seconds, how
+    long to wait at most before workers that keep dying are started again.
     """
 
     directory: Path
@@ -63,6 +64,7 @@ class Supervisor:
     log_format: LogFormat = "text"
     env_overrides: Mapping[str, str] = field(default_factory=dict)
     archive_seconds: float = 10.0
+    longest_pause: float = LONGEST_PAUSE
     on_line: Callable[[str], object] = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: T201  (the log of a command)
     clock: Callable[[], float] = time.monotonic
     on_end: Callable[[Sequence[status.WorkerStatus]], object] = lambda _: None
@@ -157,7 +159,7 @@ class Supervisor:
         self.restarts["asked" if code == RESTART else "died"] += 1
         pause = 0.0 if code == RESTART else self._pause
         if code != RESTART:
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._pause = min(2 * self._pause, self.longest_pause)
         self._start_at = self.clock() + pause
         if code == RESTART:
             self.journal.info(f"starting all workers again: {reason}")

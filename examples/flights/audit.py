@@ -57,12 +57,12 @@ class Difference:
 
 
 class RawLog:
-    """All events of one source, read from its files: the columns, and for each event its partition, offset and time."""
+    """All events of one source, read from its files below `logs`: the columns, and for each event its partition, offset and time."""
 
-    def __init__(self, source: Source, project: Path) -> None:
+    def __init__(self, source: Source, logs: Path) -> None:
         schema = {name: pl.String() if kind.name == "timestamp" else kind.polars for name, kind in source.schema.items()}
         parts = []
-        for folder in sorted(project.glob(str(source.path).rpartition("/")[0])):
+        for folder in sorted(logs.glob(f"{source.name}/partition=*")):
             lines = pl.concat(pl.read_ndjson(file, schema=schema) for file in sorted(folder.iterdir()))
             parts.append(lines.with_row_index("_offset").with_columns(_partition=int(folder.name.removeprefix("partition="))))
         times = [name for name, kind in source.schema.items() if kind.name == "timestamp"]
@@ -141,12 +141,12 @@ class RawLog:
         return self.frame[column][int(row)]
 
 
-def differences(served: Sequence[Served], definitions: Definitions, project: Path, progress: Any = iter) -> tuple[int, list[Difference]]:
+def differences(served: Sequence[Served], definitions: Definitions, logs: Path, progress: Any = iter) -> tuple[int, list[Difference]]:
     """How many values were compared, and those that are not equal to the right ones. `progress` wraps the answers, one by one."""
-    logs = {name: RawLog(source, project) for name, source in definitions.sources.items()}
+    raw = {name: RawLog(source, logs) for name, source in definitions.sources.items()}
     compared, wrong = 0, []
     for answer in progress(served):
-        right = right_values(answer, definitions, logs)
+        right = right_values(answer, definitions, raw)
         compared += len(answer.values)
         wrong += [Difference(c, v, right[c], answer) for c, v in answer.values.items() if v != right[c] or type(v) is not type(right[c])]
     return compared, wrong

@@ -65,7 +65,7 @@ def _demo(directory: Path, plan: Plan, console: Console) -> int:
                 yield answer
                 progress.advance(task)
 
-        compared, wrong = differences(outcome.answers, definitions, outcome.project, counted)
+        compared, wrong = differences(outcome.answers, definitions, outcome.logs, counted)
     _show_features(console, outcome, definitions)
     _show_facts(console, outcome)
     return verdict(console, outcome, compared, wrong)

@@ -26,6 +26,7 @@ departures = tm.Source(
     event_id="flight_id",
     arrival="known_utc",  # when the message came: usually a minute or two later, sometimes days
     max_ahead="5m",
+    topic="departures",  # the log, where tidemill.toml names brokers
     path="data/departures/partition=*/*.jsonl",
 )
 
@@ -45,6 +46,7 @@ arrivals = tm.Source(
     event_id="flight_id",
     arrival="known_utc",
     max_ahead="5m",
+    topic="arrivals",
     path="data/arrivals/partition=*/*.jsonl",
 )
 

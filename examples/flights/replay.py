@@ -19,15 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import polars as pl
-
 import tidemill as tm
 from tidemill.apps import load
 from tidemill.apps.examples.flights.audit import Served
+from tidemill.apps.examples.flights.growing import GrowingFiles, GrowingLogs, GrowingTopics
 from tidemill.apps.examples.flights.make_logs import PARTITIONS, Delivery, make_logs
 from tidemill.environment import Environment
-from tidemill.errors import HorizonError, TidemillError
+from tidemill.errors import HorizonError, StoreUnavailableError, TidemillError
 from tidemill.online.base import SlotId, SlotState
 from tidemill.times import DAY, END, HOUR, MINUTE, floor_to, from_micros
 
@@ -43,7 +41,7 @@ class Plan:
     """What a replay does.
 
     `hours`: by so much the logs grow at a time; 55 make it another time of day each time. `ahead`: so many events may wait for the stream
-    before the logs grow further. `fold_days`: after so many batch cuts, folds and publishes. `kills` are spread over the year.
+    before the logs grow further. `fold_days`: after so many batch cuts, folds and publishes; 0: somebody else does. `kills` are spread over the year.
     """
 
     delivery: Delivery = field(default_factory=Delivery)
@@ -54,6 +52,14 @@ class Plan:
     ahead: int = 8_000
     fold_days: int = 10
     seed: int = 2013
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Kafka and Redis, in the place of files and SQLite. What the topics and the store have of these flights is removed first."""
+
+    brokers: str
+    online: str
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,17 @@ class Told:
 class Outcome:
     """What a replay did.
 
+    `logs`: the raw logs, for the audit. `unready`: requests that said that something is missing, because a shard was being rebuilt.
+    `refused`: requests and folds that said that a server does not answer.
     `seconds`: from the first event to the last one applied, with everything else that went on meanwhile. `end`: the moment up to which
     the logs have grown, and `latest`: the largest event time; both UTC microseconds.
     """
 
     project: Path
+    logs: Path
     answers: list[Served]
+    unready: int = 0
+    refused: int = 0
     events: int = 0
     seconds: float = 0.0
     folds: int = 0
@@ -86,59 +97,6 @@ class Outcome:
     restarts: int = 0
     end: int = 0
     latest: int = 0
-
-
-class GrowingLogs:
-    """Log files that grow piece by piece, as their producers would write them: mostly the newest line is not complete yet."""
-
-    def __init__(self, made: Path, target: Path, width: int) -> None:
-        self._steps: dict[int, list[tuple[Path, Path, int, int, int]]] = {}
-        self.total = self.grown = 0
-        flights = []
-        for file in sorted(made.glob("*/partition=*/*.jsonl")):
-            lines = pl.read_ndjson(file)
-            known = lines["known_utc"].str.to_datetime(time_zone="UTC", time_unit="us").dt.epoch("us").to_numpy()
-            self.total += len(known)
-            ends = np.flatnonzero(np.frombuffer(file.read_bytes(), dtype=np.uint8) == ord("\n")) + 1
-            numbers, counts = np.unique(known // width, return_counts=True)
-            stops = (ends[np.cumsum(counts) - 1] - 20).tolist()  # in the middle of the last line
-            stops[-1] += 20
-            # The line that was cut belongs to the next piece; the file's last line is whole.
-            counts[0] -= 1
-            counts[-1] += 1
-            for number, start, stop, count in zip(numbers.tolist(), [0, *stops], stops, counts.tolist(), strict=False):
-                self._steps.setdefault(number, []).append((file, target / file.relative_to(made), start, stop, count))
-            if file.parent.parent.name == "departures":
-                asked = lines.select("origin", "carrier", "tailnum", "dest", "distance", _piece=pl.Series(known // width))
-                flights.append(asked.drop_nulls("tailnum"))
-        self.numbers = sorted(self._steps)
-        self.flights = {number: part.drop("_piece") for (number,), part in pl.concat(flights).group_by("_piece")}
-        self.width = width
-        # All partitions are there from the beginning, as a topic's would be: workers begin anew when they find another.
-        for partition in made.glob("*/partition=*"):
-            first = target / min(partition.iterdir()).relative_to(made)
-            first.parent.mkdir(parents=True)
-            first.touch()
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def grow(self, step: int) -> int:
-        """Append one piece to every log; the moment up to which they know now, UTC microseconds."""
-        for source, target, start, stop, count in self._steps[self.numbers[step]]:
-            self.grown += count
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with source.open("rb") as whole, target.open("ab") as part:
-                whole.seek(start)
-                part.write(whole.read(stop - start))
-        return (self.numbers[step] + 1) * self.width
-
-    def flight(self, step: int, random: random.Random) -> dict[str, Any]:
-        """The keys and the distance of a flight of this piece, or of any: what a model would be asked about."""
-        here = self.flights.get(self.numbers[step])
-        if here is None or random.random() < 0.1:
-            here = self.flights[random.choice(list(self.flights))]
-        return here.row(random.randrange(len(here)), named=True)
 
 
 class Requests:
@@ -151,6 +109,14 @@ class Requests:
         applied = self.store.env.applied()
         self._slots = [SlotId(b.bundle.id, shard) for b in applied.bundles for shard in range(applied.shards)]
         self._sources = [b.source for b in applied.bundles for _ in range(applied.shards)]
+        counting = ("count", "sum")
+        self._counts = [
+            f"{name}__{feature}"
+            for name, view in applied.views.items()
+            for feature, declared in view.view.features.items()
+            if declared.aggregation.function in counting
+        ]
+        self.unready = self.refused = 0
         self._lengths = sorted({f.window.length for v in applied.views.values() for f in v.view.features.values() if f.window.length})
         self._views = list(applied.views)
 
@@ -162,29 +128,38 @@ class Requests:
         return self.store.env.online.slots(self._slots)
 
     def applied(self) -> int:
-        """How many events of all logs every slot has taken."""
+        """How many events of all logs every slot has taken; -1 while the store does not answer."""
+        try:
+            states = self.slots()
+        except StoreUnavailableError:
+            return -1
         least: dict[tuple[str, int], int] = {}
-        for source, state in zip(self._sources, self.slots(), strict=True):
+        for source, state in zip(self._sources, states, strict=True):
             for partition in range(PARTITIONS):
                 least[source, partition] = min(least.get((source, partition), END), state.positions.get(partition, 0))
         return sum(least.values())
 
-    def ready(self) -> bool:
-        """Whether every slot answers."""
-        return all(state.serving for state in self.slots())
-
-    def ask(self, flight: dict[str, Any]) -> None:
-        """One request for all features, at an instant that the store still answers."""
-        for _ in range(100):
-            states = self.slots()
-            at = self._instant(max(s.horizon for s in states), max(s.latest for s in states))
-            try:
-                answer = self.store.get_online_features(SERVICE, [flight], at=at)
-            except HorizonError:  # the stream went on between the two reads
-                continue
-            values = {name: column[0] for name, column in answer.columns.items() if name not in flight}
-            self.answers.append(Served(at, flight, {view: answer.as_of.positions(view) for view in self._views}, values))
-            return
+    def ask(self, flight: dict[str, Any]) -> bool:
+        """One request for all features, at an instant that the store still answers. False: not every shard knows its part just now."""
+        try:
+            for _ in range(100):
+                states = self.slots()
+                if not all(state.serving for state in states):
+                    return False
+                at = self._instant(max(s.horizon for s in states), max(s.latest for s in states))
+                try:
+                    answer = self.store.get_online_features(SERVICE, [flight], at=at)
+                except HorizonError:  # the stream went on between the two reads
+                    continue
+                if any(answer.columns[name][0] is None and answer.status[name][0] == "missing" for name in self._counts):
+                    self.unready += 1  # a shard was lost since: of nothing they are 0, and null says that it does not know
+                    return False
+                values = {name: column[0] for name, column in answer.columns.items() if name not in flight}
+                self.answers.append(Served(at, flight, {view: answer.as_of.positions(view) for view in self._views}, values))
+                return True
+        except StoreUnavailableError:
+            self.refused += 1
+            return False
         raise TidemillError("a hundred reads in a row were refused, because the horizon overtook each: is online.slack too small?")
 
     def _instant(self, horizon: int, latest: int) -> int:
@@ -210,7 +185,7 @@ class Batch:
     """Cuts, folds and publishes in a thread, whenever the logs have grown by some days; or as often as it can, where that is less."""
 
     def __init__(self, project: Path, days: int) -> None:
-        self.folds = 0
+        self.folds = self.refused = 0
         self._project = project
         self._days = days
         self._last = 0
@@ -229,7 +204,7 @@ class Batch:
 
     def until(self, now: int) -> None:
         """The logs have grown up to this moment."""
-        if now - self._last >= self._days * DAY:
+        if self._days and now - self._last >= self._days * DAY:
             self._last = now
             self._wake.set()
 
@@ -247,8 +222,11 @@ class Batch:
                 self._wake.clear()
                 if self._over:
                     return
-                job.run(env)
-                self.folds += 1
+                try:
+                    job.run(env)
+                    self.folds += 1
+                except StoreUnavailableError:  # the next run does what this one left
+                    self.refused += 1
         except BaseException as error:  # noqa: BLE001 - it is raised where somebody sees it
             self._error = error
         finally:
@@ -256,9 +234,12 @@ class Batch:
 
 
 class Replay:
-    """A project of its own in `directory/flights`, made afresh, and the year (or less) replayed in it."""
+    """A project of its own in `directory/flights`, made afresh, and the year (or less) replayed in it.
 
-    def __init__(self, directory: Path, plan: Plan = Plan()) -> None:
+    Over files and SQLite, or over `servers`. `supervision`: what the supervisor of the workers is told beside.
+    """
+
+    def __init__(self, directory: Path, plan: Plan = Plan(), servers: Servers | None = None, **supervision: Any) -> None:
         self.plan = plan
         self.project = directory / "flights"
         made = make_logs(directory / "logs", plan.delivery)
@@ -267,50 +248,72 @@ class Replay:
         self.project.mkdir(parents=True, exist_ok=True)
         for name in ("features.py", "tidemill.toml"):
             shutil.copy(PROJECT / name, self.project / name)
-        Environment.load(self.project).apply()
-        self.logs = GrowingLogs(made, self.project / "data", plan.hours * HOUR)
+        self.logs: GrowingLogs
+        if servers is None:
+            self.logs = GrowingFiles(made, self.project / "data", plan.hours * HOUR)
+            raw = self.project / "data"
+        else:
+            _use(servers, self.project / "tidemill.toml")
+            self.logs = GrowingTopics(made, servers.brokers, plan.hours * HOUR)
+            raw = made
+        env = Environment.load(self.project)
+        if servers is not None:
+            _forget(env)
+        env.apply()
         # What the workers log. They archive every second: only what is archived can be folded, and a month goes by in five.
         self.lines: list[str] = []
         supervisor = load("streaming.supervisor").Supervisor
-        self._supervisor = supervisor(self.project, plan.workers, archive_seconds=1.0, on_line=self.lines.append)
+        given: dict[str, Any] = {"archive_seconds": 1.0, "on_line": self.lines.append, **supervision}
+        self.supervisor = supervisor(self.project, plan.workers, **given)
         self._requests = Requests(self.project, plan.seed)
         self._batch = Batch(self.project, plan.fold_days)
         self._dice = random.Random(plan.seed)  # noqa: S311 - which flights to ask about, and which worker to kill
-        self._outcome = Outcome(self.project, self._requests.answers)
+        self._outcome = Outcome(self.project, raw, self._requests.answers)
         self._news: list[str] = []
 
-    def run(self, tell: Callable[[Told], object] = lambda _: None) -> Outcome:
-        """Replay it all; `tell` hears how it goes. Leaves no process behind, however it ends.
+    def run(
+        self,
+        tell: Callable[[Told], object] = lambda _: None,
+        trouble: Callable[[Replay], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> Outcome:
+        """Replay it all; `tell` hears how it goes, and `trouble` lasts while the logs grow. Leaves no process behind, however it ends.
 
         Raises `TidemillError` when the stream does not get on.
         """
         plan, steps = self.plan, len(self.logs)
         kills = {steps * (i + 1) // (plan.kills + 1) for i in range(plan.kills)}
         began = time.monotonic()
-        with contextlib.closing(self._requests), _running(self._supervisor), self._batch:
-            for step in range(steps):
-                self._outcome.end = self.logs.grow(step)
-                self._batch.until(self._outcome.end)
-                if step in kills:
-                    self._kill()
-                self._ask(step, plan.instants * (step + 1) // steps)
-                self._wait(plan.ahead if step + 1 < steps else 0)
-                tell(self._told(step))
+        with contextlib.closing(self.logs), contextlib.closing(self._requests), _running(self.supervisor), self._batch:
+            with trouble(self):
+                for step in range(steps):
+                    self._outcome.end = self.logs.grow(step)
+                    self._batch.until(self._outcome.end)
+                    if step in kills:
+                        self._kill()
+                    self._ask(step, plan.instants * (step + 1) // steps)
+                    if step + 1 < steps:
+                        self._wait(plan.ahead)
+                    tell(self._told(step))
+            self._wait(0)
+            tell(self._told(steps - 1))
             self._outcome.seconds = time.monotonic() - began
-            self._ask(steps - 1, plan.instants)
+            give_up = time.monotonic() + PATIENCE_SECONDS
+            while len(self._requests.answers) < plan.instants and time.monotonic() < give_up:
+                self._ask(steps - 1, plan.instants)
             self._outcome.latest = max(state.latest for state in self._requests.slots())
+            self._outcome.unready = self._requests.unready
+            self._outcome.refused = self._requests.refused + self._batch.refused
         return self._outcome
 
     def _ask(self, step: int, until: int) -> None:
         """Ask about flights of this piece, until there are so many answers; not before every shard has events, and answers."""
-        if len(self._requests.answers) < until and self._requests.ready():
-            while len(self._requests.answers) < until:
-                self._requests.ask(self.logs.flight(step, self._dice))
+        while len(self._requests.answers) < until and self._requests.ask(self.logs.flight(step, self._dice)):
+            pass
 
     def _kill(self) -> None:
         """Kill a worker the hard way, as a machine that fails would."""
         self._wait(self.plan.ahead, running=True)
-        pid = self._dice.choice(self._supervisor.pids)
+        pid = self._dice.choice(self.supervisor.pids)
         os.kill(pid, signal.SIGKILL)
         self._outcome.kills += 1
         self._news.append(f"killed worker process {pid} with SIGKILL")
@@ -333,18 +336,36 @@ class Replay:
             time.sleep(0.01)
 
     def _look_after_workers(self) -> None:
-        event = self._supervisor.poll()
+        event = self.supervisor.poll()
         if event is not None and event.kind == "died":
             self._news.append(f"{event.reason}; all start again")
         if event is not None and event.kind == "started":
             self._outcome.restarts += 1
-            self._news.append(f"the workers run again, as {' and '.join(map(str, self._supervisor.pids))}")
+            self._news.append(f"the workers run again, as {' and '.join(map(str, self.supervisor.pids))}")
 
     def _told(self, step: int) -> Told:
         self._outcome.events, self._outcome.folds = self.logs.grown, self._batch.folds
         news, self._news = self._news, []
         answers = len(self._requests.answers)
         return Told(from_micros(self._outcome.end), step + 1, len(self.logs), self.logs.grown, answers, self._batch.folds, news)
+
+
+def _use(servers: Servers, settings: Path) -> None:
+    """Have a project's tidemill.toml name servers. The definitions stay as they are."""
+    text = settings.read_text()
+    for line, instead in (
+        ('url = "sqlite:///.tidemill/online.db"', f'url = "{servers.online}"'),
+        ("[stream]", f'[stream]\nbrokers = "{servers.brokers}"'),
+    ):
+        assert line in text, f"{settings} has no line {line}"
+        text = text.replace(line, instead)
+    settings.write_text(text)
+
+
+def _forget(env: Environment) -> None:
+    """Remove what the online store has of an earlier replay: its positions are those of topics that are no longer."""
+    planned = env.planned()
+    env.forget([b.bundle.id for b in planned.bundles], planned.shards)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ def test_a_year_with_many_kills_is_served_equal_to_the_oracle(tmp_path, late, se
     plan = Plan(delivery=delivery, instants=-(-PAIRS // VIEWS // 2), kills=15, ahead=8_000, seed=seed)
     outcome = Replay(tmp_path, plan).run()
     assert outcome.kills == plan.kills <= outcome.restarts
-    compared, wrong = differences(outcome.answers, Environment.load(outcome.project).definitions, outcome.project)
+    compared, wrong = differences(outcome.answers, Environment.load(outcome.project).definitions, outcome.logs)
     assert wrong == []
     assert compared == len(outcome.answers) * 52
     assert sum(len(answer.positions) for answer in outcome.answers) >= PAIRS // 2

@@ -57,7 +57,7 @@ def test_flights_without_an_aircraft_are_counted_as_dead_letters(shown):
 @pytest.fixture(scope="module")
 def logs(shown) -> tuple[Any, dict[str, RawLog]]:
     definitions = Environment.load(shown[2]).definitions
-    return definitions, {name: RawLog(source, shown[2]) for name, source in definitions.sources.items()}
+    return definitions, {name: RawLog(source, shown[2] / "data") for name, source in definitions.sources.items()}
 
 
 def instants(rng: random.Random) -> int:
@@ -99,16 +99,16 @@ def test_an_event_more_or_less_is_found(logs, shown):
     known = {name: dict.fromkeys(range(PARTITIONS), 400) for name in definitions.views}
     answer = Served(to_micros(flight["arr_utc"]), row, known, {})
     answer = replace(answer, values=right_values(answer, definitions, raw))
-    assert differences([answer], definitions, shown[2]) == (52, [])
+    assert differences([answer], definitions, shown[2] / "data") == (52, [])
     wrong = replace(answer, values={**answer.values, "origin_departures__count_1d": answer.values["origin_departures__count_1d"] + 1})
-    compared, found = differences([answer, wrong], definitions, shown[2])
+    compared, found = differences([answer, wrong], definitions, shown[2] / "data")
     assert (compared, [d.column for d in found]) == (104, ["origin_departures__count_1d"])
     assert "origin_departures__count_1d: served" in str(found[0])
 
 
 def test_one_wrong_value_makes_the_demo_fail_and_is_shown():
     answer = Served(0, {"origin": "JFK"}, {"origin_departures": {0: 7}}, {"origin_departures__count_1h": 3})
-    outcome = Outcome(Path(), [answer], kills=1, restarts=1)
+    outcome = Outcome(Path(), Path(), [answer], kills=1, restarts=1)
     screen = io.StringIO()
     console = Console(file=screen, width=200)
     assert demo.verdict(console, outcome, 260, [Difference("origin_departures__count_1h", 3, 2, answer)]) == 1
@@ -118,7 +118,7 @@ def test_one_wrong_value_makes_the_demo_fail_and_is_shown():
 
 
 def test_workers_that_do_not_come_back_make_the_demo_fail():
-    outcome = Outcome(Path(), [Served(0, {}, {}, {})], kills=2, restarts=1)
+    outcome = Outcome(Path(), Path(), [Served(0, {}, {}, {})], kills=2, restarts=1)
     assert demo.verdict(Console(file=io.StringIO()), outcome, 52, []) == 1
 
 
