@@ -98,6 +98,10 @@ class StreamMetrics:
         self._tally.see(found)
         return found
 
+    def counted(self) -> Counts:
+        """What all workers together have done, also those that are no more."""
+        return sum(self._tally.counts().values(), Counts())
+
     def collect(self) -> Iterator[Metric]:
         """All metrics, as of now."""
         statuses = self.look()

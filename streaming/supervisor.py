@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from . import status
-from .journal import Journal, LogFormat
+from .journal import Journal, LogFormat, is_line
 from .upkeep import RESTART
 
 #: In seconds: the first and the longest pause before a restart; after so long without a death the next pause is the first again.
@@ -96,7 +96,7 @@ class Supervisor:
         addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
         self._start_at, self._over, self._started_at = None, False, self.clock()
         for index in range(self.workers):
-            self._children.append(_Child(self._command(index, addresses), self._environment(), self.on_line))
+            self._children.append(_Child(self._command(index, addresses), self._environment(), self._passing_on(index)))
         self.journal.info("started", workers=self.workers, pids=",".join(map(str, self.pids)))
 
     def poll(self) -> Event | None:
@@ -209,6 +209,13 @@ class Supervisor:
         command += ["--project", str(self.directory.absolute()), "--index", str(index), "--addresses", addresses]
         command += ["--log-level", self.log_level, "--log-format", self.log_format, "--archive-seconds", str(self.archive_seconds)]
         return [*command, "--until-end"] if self.once else command
+
+    def _passing_on(self, index: int) -> Callable[[str], object]:
+        """What gets a worker's lines. One that comes before its log is open, from Python say, is no JSON yet: it is made a line of it."""
+        if self.log_format == "text":
+            return self.on_line
+        raw = Journal(f"worker {index}", self.on_line, self.log_level, self.log_format)
+        return lambda line: self.on_line(line) if is_line(line) else raw.error(line)
 
     def _environment(self) -> dict[str, str]:
         # Several Polars threads in each of several workers only disturb each other.

@@ -311,7 +311,7 @@ class Upkeep:
         fields: dict[str, object] = {
             "events": sums.events,
             "events_per_second": round(sums.events_per_second),
-            "lag": "unknown" if sums.lag is None else sums.lag,
+            "lag": sums.lag,
             "dead_letters": sums.dead,
             "mismatches": sums.mismatches,
         }

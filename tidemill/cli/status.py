@@ -94,32 +94,42 @@ def _partition(p: PartitionStatus, *, wide: bool) -> tuple[object, ...]:
 
 def _sources(out: Output, found: ProjectStatus, now: dt.datetime) -> None:
     rows = []
+    took = ["took"] if out.width >= _WIDE else []
     for source in found.sources:
         at = sum(p.cut for p in source.partitions)
         cut = f"{number(source.cut)} (at {number(at)})" if source.cut else "-"
-        took = "-" if source.batch_seconds is None else span(round(source.batch_seconds * 1e6))
-        rows.append((source.name, instant(source.watermark), cut, _ago(source.batch, now), took, number(sum(source.dead.values()))))
-    columns = ("source", "event time (UTC)", "cut", "batch ran", "took", "dead letters")
+        seconds = "-" if source.batch_seconds is None else span(round(source.batch_seconds * 1e6))
+        ran = (_ago(source.batch, now), *([seconds] if took else []))
+        rows.append((source.name, instant(source.watermark), cut, *ran, number(sum(source.dead.values()))))
+    columns = ("source", "event time (UTC)", "cut", "batch ran", *took, "dead letters")
     out.table(columns, rows, numbers=("cut", "batch ran", "took", "dead letters"))
     if rows:
         out.say()
 
 
 def _bundles(out: Output, found: ProjectStatus, now: dt.datetime) -> None:
-    rows = []
+    wide = out.width >= _WIDE
+    rows: list[tuple[object, ...]] = []
     for b in found.bundles:
         state = Text(b.state, style=_STATES[b.state])
         folded = f"{number(b.folded)}, {_ago(b.folded_at, now)}" if b.folded_at else number(b.folded)
-        rows.append((b.id, number(b.features), state, folded, number(b.published), number(b.cells), size(b.bytes)))
-    columns = ("bundle", "features", "state", "folded", "published", "cells", "bytes")
+        if wide:
+            rows.append((b.id, number(b.features), state, folded, number(b.published), number(b.cells), size(b.bytes)))
+        else:  # the first characters of its hash tell a view's bundles apart
+            rows.append((b.id[: len(b.view) + 5], state, folded, number(b.published), size(b.bytes)))
+    columns = ("bundle", *(["features"] * wide), "state", "folded", "published", *(["cells"] * wide), "bytes")
     out.table(columns, rows, numbers=("features", "folded", "published", "cells", "bytes"))
     if rows:
         out.say()
 
 
 def _ago(at: dt.datetime | None, now: dt.datetime) -> str:
-    """How long ago, in one unit."""
-    return "-" if at is None else f"{span(round(max((now - at).total_seconds(), 0)) * 10**6).partition(' ')[0]} ago"
+    """How long ago, in whole units of the largest that fits."""
+    if at is None:
+        return "-"
+    seconds = max(int((now - at).total_seconds()), 0)
+    width, unit = next((w, u) for w, u in ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")) if seconds >= w or w == 1)
+    return f"{seconds // width}{unit} ago"
 
 
 def _dead(out: Output, found: ProjectStatus) -> None:

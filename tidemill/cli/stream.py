@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -62,13 +64,40 @@ def stream(
 
     JSON, at the end: workers, records, events, dead, lag, waiting (bundles that need a batch run), seconds.
     """
+    with _errors_as(log_format):
+        _stream(workers, once, log_level, log_format, (metrics_port, metrics_host), project, Output(json=json))
+
+
+@contextmanager
+def _errors_as(log_format: Literal["text", "json"]) -> Iterator[None]:
+    """Who reads lines of JSON gets the last one as JSON too."""
     from tidemill.apps import load
 
-    env, out = environment(project), Output(json=json)
+    try:
+        yield
+    except TidemillError as error:
+        if log_format == "text":
+            raise
+        load("streaming.journal").Journal("tidemill", partial(typer.echo, err=True), log_format="json").error(str(error))
+        raise typer.Exit(1) from None
+
+
+def _stream(
+    workers: int | None,
+    once: bool,
+    log_level: str | None,
+    log_format: Literal["text", "json"],
+    port_and_host: tuple[int | None, str | None],
+    project: Path | None,
+    out: Output,
+) -> None:
+    from tidemill.apps import load
+
+    env = environment(project)
     sources = applied(env).sources
     _check(env, logs=once)
     count = workers or int(env.project.settings.get("stream", {}).get("workers", 1))
-    place = metrics(env, "stream", metrics_port, metrics_host)
+    place = metrics(env, "stream", *port_and_host)
     told, begun = load("streaming.status"), time.monotonic()
     with ExitStack() as until_the_end:
         live, stopped = until_the_end.enter_context(Live()), until_the_end.enter_context(terminated())
@@ -81,18 +110,16 @@ def stream(
             log_format=log_format,
             on_line=(lambda _: None) if quiet else live.line,
         )
-        look: Callable[[], Sequence[Any]] = supervisor.statuses
+        measured = load("streaming.metrics").StreamMetrics(supervisor, env.project.name)
         if place is not None:
-            measured = load("streaming.metrics").StreamMetrics(supervisor, env.project.name)
             endpoint = until_the_end.enter_context(Endpoint(measured.collect, *place))
             supervisor.journal.info("metrics", at=endpoint.url)
-            look = measured.look
         finished = interrupted = False
         try:
             supervisor.start()
             while not (finished or stopped()):
                 finished = _over(supervisor)
-                statuses = look()
+                statuses = measured.look()
                 live.show(told.status_line(statuses) if statuses else f"starting {counted(count, 'worker')}")
                 time.sleep(0 if finished else _TICK)
         except KeyboardInterrupt:
@@ -100,13 +127,13 @@ def stream(
         finally:
             sums = told.totals(supervisor.statuses())
             supervisor.stop()
-    seconds = time.monotonic() - begun
-    done = {name: getattr(sums, name) for name in ("records", "events", "dead", "lag", "waiting")}
+    seconds, read = time.monotonic() - begun, measured.counted()
+    done = {"records": read.records, "events": read.events, "dead": read.dead, "lag": sums.lag, "waiting": sums.waiting}
     out.document({"workers": count, **done, "seconds": seconds})
     how = f"read {counted(len(sources), 'source')} to the end" if finished else "stopped"
     waits = f"; waiting for batch: {', '.join(sums.waiting)}" if sums.waiting else ""
-    read = f"{counted(sums.events, 'event')}, {counted(sums.dead, 'dead letter')}"
-    out.say(f"{how}: {read} with {counted(count, 'worker')} in {span(round(seconds * 1e6))}{waits}")
+    events = f"{counted(read.events, 'event')}, {counted(read.dead, 'dead letter')}"
+    out.say(f"{how}: {events} with {counted(count, 'worker')} in {span(round(seconds * 1e6))}{waits}")
     if interrupted:
         raise KeyboardInterrupt
 
