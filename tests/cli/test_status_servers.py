@@ -59,7 +59,7 @@ def on_servers(project: Any, broker_to_stop: Broker, redis_server: RedisServer, 
     project.produce([event(i, "ab"[i % 2], 0.5) for i in range(1500)])
     project.produce(["no json"])
     project.run("apply")
-    project.stream()
+    assert project.run("stream --once").code == 0
     project.run("batch")
     return project
 
