@@ -118,8 +118,8 @@ def _delivery(days: int | None) -> Delivery:
     return Delivery(last=(first + dt.timedelta(days=days - 1)).isoformat())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; an exit code."""
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(
         description="Replays a year of flights into the Kafka topics `departures` and `arrivals`.",
         epilog="Example: python produce.py --project servers --days 7 --speed 3600",
@@ -133,7 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--speed", type=float, default=0.0, metavar="X", help="X seconds of flights a second; 0, the default: as fast as it goes"
     )
     parser.add_argument("--topics", action="store_true", help="create the topics, and stop")
-    told = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; an exit code."""
+    told = parser().parse_args(arguments)
     try:
         return _run(told)
     except TidemillError as error:
