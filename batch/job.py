@@ -45,7 +45,7 @@ def run(env: Environment, progress: Progress | None = None) -> list[SourceResult
     Safe to kill at any instant and to run again.
     """
     applied = env.applied()
-    env.forget(env.retired(), applied.shards)
+    env.forget_retired()
     return [run_source(env, name, progress) for name in sorted(applied.sources)]
 
 

@@ -197,10 +197,10 @@ class PartitionIngest:
         self.restore()
         return True
 
-    def redefine(self, source: Source, decoder: Decoder, bundles: Sequence[AppliedBundle]) -> None:
+    def redefine(self, source: Source, decoder: Decoder, bundles: Sequence[AppliedBundle], shards: int) -> None:
         """Go on with newer definitions over the same log. Old and new state never mix: each bundle has its own slots and positions."""
         self.archive()  # what waits has the old schema's columns
-        self.source, self.decoder, self.bundles = source, decoder, bundles
+        self.source, self.decoder, self.bundles, self.shards = source, decoder, bundles, shards
         self.restore()
 
     def _cuttable(self) -> bool:

@@ -16,8 +16,11 @@ from tidemill.errors import LogUnavailableError, StoreUnavailableError
 from .ingest import Flush, PartitionIngest, Polled
 from .journal import Journal
 
-#: In seconds. At the end of the log, more is waited for: a flush of one event costs nearly as much as one of thousands.
+#: In seconds, unless `[stream] linger` says otherwise. At the end of the log, more is waited for: a flush of one event costs nearly as much
+#: as one of thousands. What is longer makes answers older, and leaves more of the machine to others.
 LINGER = 0.05
+#: In seconds: how soon to look again at the end of a log.
+_LOOK = 0.01
 #: In seconds: how soon to look again where more is on its way.
 _ON_ITS_WAY = 0.005
 #: In seconds: how often to say that the partition is read to its end.
@@ -44,12 +47,16 @@ class Orders:
 
 @dataclass
 class Reading:
-    """A partition's reading, from the first `turn` until `ended`. `clock` gives seconds, and need not be a wall clock."""
+    """A partition's reading, from the first `turn` until `ended`. `clock` gives seconds, and need not be a wall clock.
+
+    `linger`: in seconds, between two flushes at the end of the log.
+    """
 
     ingest: PartitionIngest
     orders: Orders
     journal: Journal
     clock: Callable[[], float] = time.monotonic
+    linger: float = LINGER
     #: The log was read to its end, as of the last look.
     following: bool = field(default=False, init=False)
     #: The online store or the log does not answer.
@@ -126,7 +133,7 @@ class Reading:
             else:
                 self.following = False
             self._in_flight += 1
-            self.awake_at = begun + LINGER if polled.drained else begun
+            self.awake_at = begun + self.linger if polled.drained else begun
             return polled
         if self._in_flight:
             return None  # what is on its way may yet be refused, and then the log is not at its end
@@ -139,7 +146,7 @@ class Reading:
             self.ingest.idle()
             self._end()
         self._beat()
-        self.awake_at = now + max(LINGER, (now - begun) / _LOOKING)
+        self.awake_at = now + max(_LOOK, (now - begun) / _LOOKING)
         return None
 
     def _beat(self) -> None:

@@ -122,7 +122,7 @@ class Upkeep:
             archive_seconds=self.archive_seconds,
         )
         self._measures[part] = Measures(self.now)
-        self.readings[part] = Reading(ingest, self.orders, self.journal, self.clock)
+        self.readings[part] = Reading(ingest, self.orders, self.journal, self.clock, self.env.project.linger / 1e6)
         if len(self.readings) == 1:
             self._ends.start()
         return self.readings[part]
@@ -230,7 +230,8 @@ class Upkeep:
 
     def _redefine(self, reading: Reading, name: str) -> None:
         source = self.applied.sources[name]
-        reading.again(lambda: reading.ingest.redefine(source, self.env.decoder(source), self.applied.of_source(name)))
+        bundles, shards = self.applied.of_source(name), self.applied.shards
+        reading.again(lambda: reading.ingest.redefine(source, self.env.decoder(source), bundles, shards))
         self.journal.info(f"{reading.name} goes on from offset {reading.ingest.position}", version=self.applied.version)
 
     def _partitions(self) -> None:

@@ -2,7 +2,8 @@
 
 A bundle is born with the features that no older bundle of its view can answer. So the first `apply` of a view makes one; an
 added aggregation makes a second, with its own state, positions and backfill, and the first goes on serving; a bundle that answers no
-feature any more is retired. A bundle's id is a hash of what its state means, so that the same definition finds the same state.
+feature any more is retired. A bundle's id is a hash of what its state means and over how many shards it is spread, so that the same
+definition finds the same state, and another number of shards never does.
 """
 
 from __future__ import annotations
@@ -120,12 +121,17 @@ class Applied:
         views = {}
         for name, entry in spec["views"].items():
             view = FeatureView.from_spec(entry["definition"])
-            bundles = [_compiled(view, [aggregation_from_spec(a) for a in b["aggregations"]], b["history"], b) for b in entry["bundles"]]
+            bundles = [
+                _compiled(view, [aggregation_from_spec(a) for a in b["aggregations"]], b["history"], spec["shards"], b)
+                for b in entry["bundles"]
+            ]
             views[name] = AppliedView(view, _serving(view, bundles))
         return cls(version, spec["shards"], views, spec["services"], spec["decoded"])
 
 
-def _compiled(view: FeatureView, aggregations: Sequence[Aggregation], history: bool, kept: Spec | None = None) -> AppliedBundle:
+def _compiled(
+    view: FeatureView, aggregations: Sequence[Aggregation], history: bool, shards: int, kept: Spec | None = None
+) -> AppliedBundle:
     """A new bundle of a view, or (`kept`: its spec) one that the registry has."""
     name = "" if kept is None else kept["id"]
     bundle = Bundle(
@@ -138,9 +144,9 @@ def _compiled(view: FeatureView, aggregations: Sequence[Aggregation], history: b
     )
     if kept is None:
         windows = sorted([w.length or 0, w.hop] for w in bundle.windows)
-        state = [RECORD_VERSION, view.name, view.basis, [t.key for t in bundle.tables], windows]
+        state = [RECORD_VERSION, view.name, view.basis, [t.key for t in bundle.tables], windows, shards]
         made = AppliedBundle(bundle, view.name, view.source.name, history)
-        return _compiled(view, aggregations, history, {**made.spec(), "id": f"{view.name}-{digest(state)}"})
+        return _compiled(view, aggregations, history, shards, {**made.spec(), "id": f"{view.name}-{digest(state)}"})
     return AppliedBundle(bundle, view.name, view.source.name, history)
 
 
@@ -158,7 +164,7 @@ def _serving(view: FeatureView, bundles: Sequence[AppliedBundle]) -> tuple[Appli
     return tuple(bundles)
 
 
-def apply_view(view: FeatureView, before: AppliedView | None, history: bool) -> AppliedView:
+def apply_view(view: FeatureView, before: AppliedView | None, history: bool, shards: int) -> AppliedView:
     """The view with the bundles that it needs: those it has that still answer a feature, and one more for what they cannot."""
     old = before.bundles if before is not None and before.view.basis == view.basis else ()
     kept: list[AppliedBundle] = []
@@ -172,19 +178,23 @@ def apply_view(view: FeatureView, before: AppliedView | None, history: bool) -> 
         else:
             missing.setdefault(feature.aggregation, []).append(feature.window)
     if missing:
-        kept.append(_compiled(view, [replace(a, windows=tuple(w)) for a, w in missing.items()], history))
+        kept.append(_compiled(view, [replace(a, windows=tuple(w)) for a, w in missing.items()], history, shards))
     return AppliedView(view, _serving(view, kept))
 
 
 def apply_definitions(definitions: Definitions, before: Applied, shards: int, archived: set[str]) -> Applied:
-    """The registry's next version. `archived`: the sources of which events are archived already."""
-    views = {n: apply_view(v, before.views.get(n), v.source.name in archived) for n, v in definitions.views.items()}
+    """The registry's next version. `archived`: the sources of which events are archived already.
+
+    With another number of `shards` than before, every bundle is a new one.
+    """
+    old = before.views if before.shards == shards else {}
+    views = {n: apply_view(v, old.get(n), v.source.name in archived, shards) for n, v in definitions.views.items()}
     services = {n: s.spec() for n, s in definitions.services.items()}
     decoded = dict(before.decoded)
     for source in {v.source.name: v.source for v in definitions.views.values()}.values():
-        old = decoded.get(source.name) if source.name in archived else None
-        decoded[source.name] = decoding(source) if old is None else _still_decoded(source, old)
-    return Applied(before.version + 1, before.shards if before.version else shards, views, services, decoded)
+        rules = decoded.get(source.name) if source.name in archived else None
+        decoded[source.name] = decoding(source) if rules is None else _still_decoded(source, rules)
+    return Applied(before.version + 1, shards, views, services, decoded)
 
 
 def decoding(source: Source) -> Spec:

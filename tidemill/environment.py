@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tidemill.applied import NOTHING_APPLIED, Applied, apply_definitions
 from tidemill.definitions import Definitions, Project, Source, load_definitions
-from tidemill.errors import DefinitionError, LogError
+from tidemill.errors import DefinitionError, LogError, NotAppliedError
 from tidemill.logs.base import Log
 from tidemill.logs.decode import Decoder
 from tidemill.logs.files import FileLog
@@ -70,18 +70,37 @@ class Environment:
         configured = self.project.shards
         if before.version and configured != before.shards:
             raise DefinitionError(
-                f"online.shards is {configured}, and this project was applied with {before.shards}: their number is fixed; "
-                f"set it back, or begin again with a new online and offline store"
+                f"online.shards is {configured}, and this project was applied with {before.shards}: set it back, or run "
+                f"`tidemill reshard`, which spreads everything anew"
             )
-        archived = {name for name in self.definitions.sources if partitions(self.offline, name)}
-        return apply_definitions(self.definitions, before, configured, archived)
+        return self._planned(configured)
 
-    def apply(self) -> Applied:
-        """Write the definitions to the registry, unless they are there already. Raises `StoreError` if someone else just did.
+    def resharded(self) -> Applied:
+        """What is applied, over as many shards as tidemill.toml says now: every bundle is a new one.
 
-        A bundle that comes back after it was retired begins anew: what the store still had of it may be long out of date.
+        Raises `NotAppliedError` before the first `apply`, and `DefinitionError` for definitions that are to be applied first.
         """
-        before, after = self.applied(), self.planned()
+        before = self.applied()
+        if not before.version:
+            raise NotAppliedError("nothing is applied yet, so there is nothing to spread anew: run `tidemill apply`")
+        if self._planned(before.shards).spec() != before.spec():
+            raise DefinitionError(
+                f"the definitions say something else than is applied: set online.shards back to {before.shards}, run `tidemill apply`, "
+                f"then change it to {self.project.shards} and run `tidemill reshard`"
+            )
+        return self._planned(self.project.shards)
+
+    def _planned(self, shards: int) -> Applied:
+        archived = {name for name in self.definitions.sources if partitions(self.offline, name)}
+        return apply_definitions(self.definitions, self.applied(), shards, archived)
+
+    def apply(self, after: Applied | None = None) -> Applied:
+        """Write the definitions (or `after`, made by `resharded`) to the registry, unless they are there already.
+
+        A bundle that comes back after it was retired begins anew: what the store still had of it may be long out of date. Raises
+        `StoreError` if someone else has just written.
+        """
+        before, after = self.applied(), after or self.planned()
         if before.version and before.spec() == after.spec():
             return before
         Applied.from_spec(after.version, after.spec())  # what could not be read back must not be committed
@@ -97,6 +116,11 @@ class Environment:
         for slot in held:
             self.online.reset(slot)
         return len(held)
+
+    def forget_retired(self) -> int:
+        """Remove what the online store has of bundles that answer no feature any more; how many slots held anything."""
+        widest = max((spec["shards"] for _, spec in self.registry.history()), default=0)
+        return self.forget(self.retired(), widest)
 
     def retired(self) -> list[str]:
         """Bundles of earlier versions of the registry that answer no feature any more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ PATIENCE_SECONDS = 120.0
 
 # librdkafka would write to stderr that a broker is away, which the drills know.
 _QUIET = logging.getLogger("tidemill.examples.flights")
-_QUIET.addHandler(logging.NullHandler())
+_QUIET.propagate = False
 
 
 class GrowingLogs:
@@ -78,6 +77,10 @@ class GrowingLogs:
     def close(self) -> None:
         """Nothing grows any more."""
 
+    def raw(self, target: Path) -> Path:
+        """The folder with what the logs hold, line by line; made at `target`, if it has to be."""
+        raise NotImplementedError
+
 
 class GrowingFiles(GrowingLogs):
     """Files below `target`. Mostly their newest line is not complete yet."""
@@ -106,21 +109,21 @@ class GrowingFiles(GrowingLogs):
             with target.open("ab") as part:
                 part.write(data)
 
+    def raw(self, target: Path) -> Path:
+        return self._target
+
 
 class GrowingTopics(GrowingLogs):
-    """Topics named as the sources, made afresh: a record's timestamp is when the event became known.
-
-    An idempotent producer: a broker that is killed while it writes costs neither a record nor its place, and both are checked, because
-    the oracle counts lines of files.
-    """
+    """Topics named as the sources, made afresh: a record's timestamp is when the event became known."""
 
     def __init__(self, made: Path, brokers: str, width: int) -> None:
         from confluent_kafka import Producer
 
         super().__init__(made, width)
+        self._brokers = brokers
         _create_topics(brokers)
-        self._next: dict[tuple[str, int], int] = {}
-        self._wrong: list[str] = []
+        self._ends: dict[tuple[str, int], int] = {}
+        self._failed = ""
         self._producer = Producer(
             {
                 "bootstrap.servers": brokers,
@@ -137,25 +140,45 @@ class GrowingTopics(GrowingLogs):
             topic, partition = file.parent.parent.name, int(file.parent.name.removeprefix("partition="))
             known = pl.read_ndjson(data)["known_utc"].str.to_datetime(time_zone="UTC", time_unit="us").dt.epoch("ms")
             for line, millis in zip(data.splitlines(), known.to_list(), strict=True):
-                self._producer.produce(topic, line, partition=partition, timestamp=millis, on_delivery=self._placed(topic, partition))
+                self._producer.produce(topic, line, partition=partition, timestamp=millis, on_delivery=self._placed)
         if self._producer.flush(PATIENCE_SECONDS):
             raise LogUnavailableError(f"the brokers did not acknowledge what was produced within {PATIENCE_SECONDS:.0f} s")
-        if self._wrong:
-            raise TidemillError(f"the topic is not the file: {self._wrong[0]}")
+        if self._failed:
+            raise TidemillError(f"the brokers refused a record: {self._failed}")
+        # A broker that was killed may have written a record and not said so; then the topic has it twice.
+        self.grown = sum(self._ends.values())
 
-    def _placed(self, topic: str, partition: int) -> Callable[[Any, Any], None]:
-        place = topic, partition
-        expected = self._next.get(place, 0)
-        self._next[place] = expected + 1
-
-        def check(error: Any, message: Any) -> None:
-            if error is not None or message.offset() != expected:
-                self._wrong.append(f"{topic}:{partition}, offset {expected} expected, got {error or message.offset()}")
-
-        return check
+    def _placed(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self._failed = str(error)
+            return
+        place = message.topic(), message.partition()
+        self._ends[place] = max(self._ends.get(place, 0), message.offset() + 1)
 
     def close(self) -> None:
         self._producer.flush(0)
+
+    def raw(self, target: Path) -> Path:
+        """What the topics hold, as files like those of `made`: read by a consumer that shares nothing with tidemill's."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        for (topic, partition), end in self._ends.items():
+            consumer = Consumer({"bootstrap.servers": self._brokers, "group.id": "audit", "enable.auto.commit": False}, logger=_QUIET)
+            consumer.assign([TopicPartition(topic, partition, 0)])
+            lines: list[bytes] = []
+            while len(lines) < end:
+                messages = consumer.consume(min(end - len(lines), 10_000), PATIENCE_SECONDS)
+                for message in messages:
+                    if message.error() is None:
+                        assert message.offset() == len(lines), "the flights' topics have no gaps"
+                        lines.append(message.value())
+                if not messages:
+                    raise LogUnavailableError(f"topic {topic}, partition {partition} cannot be read back")
+            consumer.close()
+            file = target / topic / f"partition={partition}" / "all.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"\n".join(lines) + b"\n")
+        return target
 
 
 def _create_topics(brokers: str) -> None:

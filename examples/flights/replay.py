@@ -32,16 +32,15 @@ from tidemill.times import DAY, END, HOUR, MINUTE, floor_to, from_micros
 PROJECT = Path(__file__).parent
 SERVICE = "delay_v1"
 
-#: The stream may stand still for so long, of which a restart of all workers takes a few.
-PATIENCE_SECONDS = 60.0
-
 
 @dataclass(frozen=True)
 class Plan:
     """What a replay does.
 
     `hours`: by so much the logs grow at a time; 55 make it another time of day each time. `ahead`: so many events may wait for the stream
-    before the logs grow further. `fold_days`: after so many batch cuts, folds and publishes; 0: somebody else does. `kills` are spread over the year.
+    before the logs grow further. `fold_days`: after so many batch cuts, folds and publishes; 0: somebody else does. `kills` are spread
+    over the year. `patience`: for so many seconds the stream may stand still, of which a restart of all workers takes a few.
+    `seconds`: the logs take at least so long to grow.
     """
 
     delivery: Delivery = field(default_factory=Delivery)
@@ -51,6 +50,8 @@ class Plan:
     hours: int = 55
     ahead: int = 8_000
     fold_days: int = 10
+    patience: float = 60.0
+    seconds: float = 0.0
     seed: int = 2013
 
 
@@ -251,11 +252,9 @@ class Replay:
         self.logs: GrowingLogs
         if servers is None:
             self.logs = GrowingFiles(made, self.project / "data", plan.hours * HOUR)
-            raw = self.project / "data"
         else:
             _use(servers, self.project / "tidemill.toml")
             self.logs = GrowingTopics(made, servers.brokers, plan.hours * HOUR)
-            raw = made
         env = Environment.load(self.project)
         if servers is not None:
             _forget(env)
@@ -267,8 +266,10 @@ class Replay:
         self.supervisor = supervisor(self.project, plan.workers, **given)
         self._requests = Requests(self.project, plan.seed)
         self._batch = Batch(self.project, plan.fold_days)
+        #: How many events the store had when it was last looked at; -1 while it does not answer.
+        self.progress = 0
         self._dice = random.Random(plan.seed)  # noqa: S311 - which flights to ask about, and which worker to kill
-        self._outcome = Outcome(self.project, raw, self._requests.answers)
+        self._outcome = Outcome(self.project, directory / "raw", self._requests.answers)
         self._news: list[str] = []
 
     def run(
@@ -293,13 +294,15 @@ class Replay:
                     self._ask(step, plan.instants * (step + 1) // steps)
                     if step + 1 < steps:
                         self._wait(plan.ahead)
+                    time.sleep(max(began + plan.seconds * (step + 1) / steps - time.monotonic(), 0.0))
                     tell(self._told(step))
             self._wait(0)
             tell(self._told(steps - 1))
             self._outcome.seconds = time.monotonic() - began
-            give_up = time.monotonic() + PATIENCE_SECONDS
+            give_up = time.monotonic() + plan.patience
             while len(self._requests.answers) < plan.instants and time.monotonic() < give_up:
                 self._ask(steps - 1, plan.instants)
+            self._outcome.logs = self.logs.raw(self._outcome.logs)
             self._outcome.latest = max(state.latest for state in self._requests.slots())
             self._outcome.unready = self._requests.unready
             self._outcome.refused = self._requests.refused + self._batch.refused
@@ -324,13 +327,13 @@ class Replay:
         while True:
             self._look_after_workers()
             self._batch.check()
-            applied = self._requests.applied()
+            applied = self.progress = self._requests.applied()
             dead = self._outcome.restarts < self._outcome.kills
             if self.logs.grown - applied <= ahead and not ((running or ahead == 0) and dead):
                 return
             if applied != seen:
                 seen, since = applied, time.monotonic()
-            elif time.monotonic() - since > PATIENCE_SECONDS:
+            elif time.monotonic() - since > self.plan.patience:
                 said = "; ".join(self.lines[-5:])
                 raise TidemillError(f"the stream stands still, and {self.logs.grown - applied} events wait. The workers said: {said}")
             time.sleep(0.01)

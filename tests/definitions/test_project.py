@@ -25,6 +25,7 @@ url = "s3://bucket/prefix"
 [stream]
 brokers = "localhost:9092"
 workers = 4
+linger = "200ms"
 
 [batch]
 every = "1d"
@@ -41,6 +42,7 @@ def test_a_project_says_where_everything_is(tmp_path: Path) -> None:
     assert (project.name, project.definitions) == ("flights", tmp_path / "definitions/features.py")
     assert (project.online_url, project.offline_url) == ("redis://:hunter2@host:6379/0", "s3://bucket/prefix")
     assert (project.brokers, project.shards, project.slack) == ("localhost:9092", 64, 60_000_000)
+    assert project.linger == 200_000
     assert project.settings == {"stream": {"workers": 4}, "batch": {"every": "1d"}}
 
 
@@ -91,6 +93,7 @@ def test_a_variable_that_is_not_set_is_named_and_no_other_value_is_shown(tmp_pat
         ("[stream]\nworkers = 0", "stream.workers is at least 1; got 0"),
         ("[stream]\nmetrics = 65536", "stream.metrics is a port, from 1 to 65535, or 0 for a free one; got 65536"),
         ("[batch]\nmetrics = '9464'", "batch.metrics must be a whole number; got str"),
+        ("[stream]\nlinger = '1m'", "stream.linger is at most 10s; got 1m"),
         ("[batch]\nevery = 'day'", "batch.every: 'day' is not a duration"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
 import socket
@@ -12,12 +13,14 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.logs.contract import LogContract, read_all, records
+from tests.servers import certificates
 from tests.servers.kafka import PASSWORD, USER, Broker, broker_to_stop, kafka_broker
 from tidemill.errors import LogChangedError, LogError, LogTruncatedError, LogUnavailableError
 from tidemill.logs.base import RecordBatch
@@ -34,7 +37,7 @@ confluent_kafka = pytest.importorskip("confluent_kafka")
 __all__ = ["broker_to_stop", "kafka_broker"]
 
 # kafka-python leaves the sockets of refused connections to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:.*<socket.socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*<(socket.socket|ssl.SSLSocket):pytest.PytestUnraisableExceptionWarning")
 
 #: In seconds: how long anything may take.
 PATIENCE = 30.0
@@ -439,6 +442,26 @@ class KafkaContract(LogContract):
         with pytest.raises(LogError, match="password") as caught:
             refused.partitions()
         assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+    def test_a_broker_is_read_over_tls_and_not_with_the_certificate_of_another_authority(
+        self, broker_to_stop: Broker, tmp_path: Path
+    ) -> None:
+        admin = KafkaAdmin(broker_to_stop.address)
+        admin.create_topic(self.topic)
+        admin.produce(self.topic, [(0, None, b"{}")])
+        admin.close()
+        settings = {"security.protocol": "ssl", "ssl.ca.location": str(broker_to_stop.authority)}
+        log = self.keep(PatientLog(broker_to_stop.encrypted, self.topic, client=self.client, settings=settings))
+        assert records(read_all(log.open(0, 0))) == [(0, b"{}")]
+        stranger, _, _ = certificates.make(tmp_path, "stranger")
+        settings["ssl.ca.location"] = str(stranger)
+        distrustful = self.keep(KafkaLog(broker_to_stop.encrypted, self.topic, client=self.client, settings=settings, timeout=3))
+        logging.disable()  # a log record of the refusal would keep its socket until the end of all tests
+        try:
+            with pytest.raises(LogError):
+                distrustful.partitions()
+        finally:
+            logging.disable(logging.NOTSET)
 
     def test_a_closed_reader_says_so(self) -> None:
         reader = self.bare().open(0, 0)

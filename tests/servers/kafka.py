@@ -20,33 +20,50 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import certificates
+
 ROOT = Path(__file__).resolve().parents[2]
 USER, PASSWORD = "miller", "very secret"
 #: In seconds. A start takes about three; on a busy machine more.
 _START = 90.0
 #: In seconds, how long a gentle end may take.
 _GENTLY = 20
-_JAVA = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+_JAVA = ("-Xms64m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
 
 class Broker:
-    """One broker with its data below `directory`. `owner`: the process after whose end it is ended.
+    """One broker with its data below `directory`. `owner`: the process after whose end it is ended. `compiler`: "quick" starts sooner.
 
-    Everybody may do everything at `address`; at `guarded` only USER with PASSWORD. `ports`: of these two and of the controller; free
-    ones unless given. What an earlier broker left in the directory is there again.
+    Everybody may do everything at `address`; at `guarded` only USER with PASSWORD; at `encrypted` whoever trusts `authority`, by TLS.
+    `ports`: of these three and of the controller; free ones unless given. What an earlier broker left in the directory is there again.
     """
 
-    def __init__(self, directory: Path, libs: Path, owner: int, ports: Sequence[int] = ()) -> None:
+    def __init__(
+        self, directory: Path, libs: Path, owner: int, *, heap: str = "384m", compiler: str = "quick", ports: Sequence[int] = ()
+    ) -> None:
+        self._options = [f"-Xmx{heap}", *(["-XX:TieredStopAtLevel=1"] if compiler == "quick" else [])]
         self._directory = directory
         self._classes = f"{libs}/*"
         self._owner = owner
         self._guard: int | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        port, guarded, controller = ports or _free_ports(3)
-        self.address, self.guarded = f"127.0.0.1:{port}", f"127.0.0.1:{guarded}"
+        port, guarded, encrypted, controller = ports or _free_ports(4)
+        self.address, self.guarded, self.encrypted = (f"127.0.0.1:{number}" for number in (port, guarded, encrypted))
+        self.authority, certificate, key = certificates.make(directory / "tls")
+        keystore = directory / "tls" / "keystore.pem"
+        keystore.write_bytes(key.read_bytes() + certificate.read_bytes())
         self._settings = directory / "server.properties"
         self._settings.write_text(
-            _PROPERTIES.format(port=port, guarded=guarded, user=USER, password=PASSWORD, controller=controller, data=directory / "data")
+            _PROPERTIES.format(
+                port=port,
+                guarded=guarded,
+                encrypted=encrypted,
+                keystore=keystore,
+                user=USER,
+                password=PASSWORD,
+                controller=controller,
+                data=directory / "data",
+            )
         )
         if not (directory / "data" / "meta.properties").exists():
             self._run("kafka.tools.StorageTool", "format", "--standalone", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self._settings))
@@ -81,8 +98,13 @@ class Broker:
         """Whether it was started, and has not ended by itself."""
         return self._guard is not None and os.waitid(os.P_PID, self._guard, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
+    @property
+    def pid(self) -> int:
+        """The process id of the broker itself."""
+        return int(Path(f"/proc/{self._guard}/task/{self._guard}/children").read_text().split()[0])
+
     def _java(self, main: str) -> list[str]:
-        return ["java", *_JAVA, "-cp", self._classes, main]
+        return ["java", *_JAVA, *self._options, "-cp", self._classes, main]
 
     def _run(self, main: str, *arguments: str) -> None:
         done = subprocess.run([*self._java(main), *arguments], capture_output=True, text=True, timeout=_START, check=False)
@@ -186,13 +208,15 @@ def _guard(owner_pid: int, command: list[str]) -> int:
 _PROPERTIES = """
 process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{guarded}
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{guarded},SSL://127.0.0.1:{encrypted},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{guarded},SSL://127.0.0.1:{encrypted}
+ssl.keystore.type=PEM
+ssl.keystore.location={keystore}
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_plaintext.plain.sasl.jaas.config=\\
     org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 log.dirs={data}
 num.partitions=1

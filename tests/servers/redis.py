@@ -6,6 +6,7 @@ The kernel ends them with the process that started them.
 from __future__ import annotations
 
 import ctypes
+import shutil
 import signal
 import socket
 import subprocess
@@ -49,9 +50,17 @@ class RedisServer:
     `port`: a free one unless given.
     """
 
-    def __init__(self, folder: Path, *options: str, cluster: bool = False, port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *options: str, cluster: bool = False, tls: tuple[Path, Path, Path] | None = None, port: int = 0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port = folder, port or free_port(bus=cluster)
+        self.tls_port = 0
+        if tls is not None:  # the authority's certificate, the server's, and its key
+            self.tls_port = free_port()
+            ca, certificate, key = map(str, tls)
+            options += ("--tls-port", str(self.tls_port), "--tls-ca-cert-file", ca, "--tls-cert-file", certificate)
+            options += ("--tls-key-file", key, "--tls-auth-clients", "no")
         self._options = (*(("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") if cluster else ()), *options)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -100,12 +109,32 @@ class RedisServer:
         """End it for good."""
         self.kill(signal.SIGKILL)
 
+    def empty(self) -> None:
+        """Lose all data, while it does not run."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
+    def replicate(self, port: int | None) -> None:
+        """Follow the server on that port, until in sync with it; or, given None, follow nobody any more."""
+        client = redis.Redis(port=self.port)
+        try:
+            if port is None:
+                client.replicaof("NO", "ONE")
+                return
+            client.replicaof("127.0.0.1", port)
+            deadline = time.monotonic() + _PATIENCE
+            while client.info("replication").get("master_link_status") != "up":
+                assert time.monotonic() < deadline, "the replica did not follow"
+                time.sleep(0.02)
+        finally:
+            client.close()
+
 
 class RedisClusterServers:
-    """Three primaries that share the slots."""
+    """Three primaries that share the slots; and, `spare`, a replica of the first of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.nodes = [RedisServer(folder / str(i), cluster=True) for i in range(3)]
+    def __init__(self, folder: Path, *, spare: bool = False) -> None:
+        self.nodes = [RedisServer(folder / str(i), cluster=True) for i in range(3 + spare)]
         try:
             self._form()
         except BaseException:
@@ -115,7 +144,7 @@ class RedisClusterServers:
     def _form(self) -> None:
         clients = [redis.Redis(port=node.port) for node in self.nodes]
         try:
-            for i, client in enumerate(clients):
+            for i, client in enumerate(clients[:3]):
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", i * 5461, 16383 if i == 2 else (i + 1) * 5461 - 1)
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             for client in clients[1:]:
@@ -124,6 +153,11 @@ class RedisClusterServers:
             while not all(map(self._is_formed, clients)):
                 assert time.monotonic() < deadline, "the cluster did not form"
                 time.sleep(0.05)
+            for client in clients[3:]:
+                client.execute_command("CLUSTER", "REPLICATE", clients[0].execute_command("CLUSTER", "MYID"))
+                while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" or not _follows(client):
+                    assert time.monotonic() < deadline, "the replica did not follow"
+                    time.sleep(0.05)
         finally:
             for client in clients:
                 client.close()
@@ -135,8 +169,30 @@ class RedisClusterServers:
 
     @property
     def url(self) -> str:
-        return f"{self.nodes[0].url}?cluster=true"
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        return f"redis://{hosts}/0?cluster=true"
+
+    def heal(self) -> None:
+        """Wait until every node that ran before runs, knows that the others do, and every replica is in sync."""
+        clients = [redis.Redis(port=node.port) for node in self.nodes]
+        deadline = time.monotonic() + 60.0
+        try:
+            while not all(c.execute_command("CLUSTER INFO")["cluster_state"] == "ok" and _in_order(c) for c in clients):
+                assert time.monotonic() < deadline, f"the cluster did not heal: {clients[0].execute_command('CLUSTER NODES')}"
+                time.sleep(0.1)
+        finally:
+            for client in clients:
+                client.close()
 
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()
+
+
+def _in_order(client: redis.Redis) -> bool:
+    role = client.info("replication")
+    return role["role"] == "master" or role.get("master_link_status") == "up"
+
+
+def _follows(client: redis.Redis) -> bool:
+    return client.info("replication").get("master_link_status") == "up"

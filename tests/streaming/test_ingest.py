@@ -97,7 +97,7 @@ def test_newer_definitions_are_taken_up_where_the_old_ones_stand(env: Environmen
     newer = Environment.load(env.project.directory)
     applied = newer.apply()
     source = applied.sources["orders"]
-    some.redefine(source, newer.decoder(source), applied.of_source("orders"))
+    some.redefine(source, newer.decoder(source), applied.of_source("orders"), applied.shards)
     assert archived_end(env.offline, "orders", 0) == 150  # what waited was not dropped
     assert some.position == 0  # for the new view; the old one takes nothing twice
     shop.append(env.project.directory, "orders", orders[150:])
@@ -116,7 +116,7 @@ def test_a_bundle_with_history_waits_for_batch_while_the_others_go_on(env: Envir
     newer = Environment.load(env.project.directory)
     applied = newer.apply()
     source = applied.sources["orders"]
-    some.redefine(source, newer.decoder(source), applied.of_source("orders"))
+    some.redefine(source, newer.decoder(source), applied.of_source("orders"), applied.shards)
     [waiting] = some.counters.waiting
     assert waiting.startswith("more-")
     shop.append(env.project.directory, "orders", orders[2500:])

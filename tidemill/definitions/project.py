@@ -13,11 +13,13 @@ from typing import Any
 
 from tidemill.definitions.names import suggestion
 from tidemill.errors import DefinitionError, NotFoundError
-from tidemill.times import parse_duration
+from tidemill.times import SECOND, format_duration, parse_duration
 
 FILE = "tidemill.toml"
 MAX_SHARDS = 4096
 MAX_PORT = 65_535
+#: Heartbeats and lags are told about once a second; what is gathered for much longer would look like a worker that hangs.
+MAX_LINGER = 10 * SECOND
 
 #: What each section of tidemill.toml may hold.
 #: [kafka] may hold anything: the client's own settings.
@@ -25,7 +27,7 @@ _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
     "offline": {"url": str},
-    "stream": {"brokers": str, "workers": int, "metrics": int, "metrics_host": str},
+    "stream": {"brokers": str, "workers": int, "linger": str, "metrics": int, "metrics_host": str},
     "kafka": {"client": str},
     "batch": {"every": str, "metrics": int, "metrics_host": str},
 }
@@ -40,7 +42,8 @@ class Project:
 
     `definitions`: the absolute path of the definitions file. `online_url`, `offline_url`: with `${VAR}` filled from the environment, and
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
-    fixed by the first `apply`. `slack`: how far in the past a read may be, in microseconds. `settings`: per section, what else is set
+    fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
+    gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
     (`stream.workers`, `stream.metrics`, `batch.every`, `kafka.client` and the Kafka client's own settings, named as librdkafka names them).
     """
 
@@ -52,6 +55,7 @@ class Project:
     brokers: str | None = field(default=None, repr=False)
     shards: int = 16
     slack: int = 10_000_000
+    linger: int = 50_000
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -73,10 +77,18 @@ class Project:
             port = values.get(section, "metrics", 0)
             if not 0 <= port <= MAX_PORT:
                 raise DefinitionError(f"{file}: {section}.metrics is a port, from 1 to {MAX_PORT}, or 0 for a free one; got {port}")
+        linger = values.duration("stream", "linger", "50ms")
+        if linger > MAX_LINGER:
+            raise DefinitionError(f"{file}: stream.linger is at most {format_duration(MAX_LINGER)}; got {format_duration(linger)}")
         values.duration("batch", "every")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
-        fixed = {"project": ("name", "definitions"), "online": ("url", "shards", "slack"), "offline": ("url",), "stream": ("brokers",)}
+        fixed = {
+            "project": ("name", "definitions"),
+            "online": ("url", "shards", "slack"),
+            "offline": ("url",),
+            "stream": ("brokers", "linger"),
+        }
         settings = {
             section: MappingProxyType({key: value for key, value in items.items() if key not in fixed.get(section, ())})
             for section, items in values.sections.items()
@@ -90,6 +102,7 @@ class Project:
             brokers=values.get("stream", "brokers", None),
             shards=shards,
             slack=values.duration("online", "slack", "10s"),
+            linger=linger,
             settings=MappingProxyType({section: items for section, items in settings.items() if items}),
         )
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.cluster import RedisCluster
+from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 from tidemill.errors import DefinitionError, StoreError, StoreUnavailableError, StoreVersionError
@@ -43,18 +43,22 @@ class RedisConnections:
     """The connections of one store, made when first needed. Safe for threads; after a fork, parent and child have their own.
 
     `url`: `redis://` or `rediss://[user:password@]host:port/db`, with `?prefix=` (before every key, `tm` by default), `timeout=` (seconds,
-    5 by default), `cluster=true` and `ca=` (a file of certificates). Without a password in it, TIDEMILL_REDIS_USERNAME and
-    TIDEMILL_REDIS_PASSWORD count. Raises `DefinitionError`.
+    5 by default), `cluster=true` and `ca=` (a file of certificates). Of a cluster, name several nodes, `host:port,host:port`: any one of
+    them tells the others, and the first may be away. Without a password in it, TIDEMILL_REDIS_USERNAME and TIDEMILL_REDIS_PASSWORD count.
+    Raises `DefinitionError`.
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        parts, more = _first_host(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.where = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"  # never the URL: it may hold a password
         self.prefix = query.pop("prefix", "tm")
         if not self.prefix or any(c in self.prefix for c in "{}. "):
             raise DefinitionError("[online] url: prefix must be a word without braces, dots and spaces, such as ?prefix=flights")
         self._cluster = query.pop("cluster", "false").lower() in ("true", "1", "yes")
+        if more and not self._cluster:
+            raise DefinitionError("[online] url: several hosts are the nodes of a cluster: add ?cluster=true, or name one")
+        self._nodes = more
         options: dict[str, Any] = {}
         if (ca := query.pop("ca", None)) is not None:
             options["ssl_ca_certs"] = ca
@@ -139,7 +143,9 @@ class RedisConnections:
                 if client is None:
                     retry = Retry(NoBackoff(), 1)
                     kind: Any = RedisCluster if self._cluster else redis.Redis
-                    client = self._client = kind.from_url(self._url, retry=retry, **self._options)
+                    node: Any = ClusterNode
+                    others = {"startup_nodes": [node(*place) for place in self._nodes]} if self._cluster else {}
+                    client = self._client = kind.from_url(self._url, retry=retry, **others, **self._options)
         if not self._checked:
             self._check(client)
         return client
@@ -176,7 +182,7 @@ class RedisConnections:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except redis.exceptions.RedisError as error:
+        except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException) as error:
             raise self._of(error) from None
         except OSError as error:
             raise StoreUnavailableError(f"Redis at {self.where} does not answer ({error}): start it, or wait for it") from None
@@ -194,6 +200,19 @@ class RedisConnections:
                     f"Redis at {self.where}: {_first(error)}; is another program using the keys that begin with {self.prefix}?"
                 )
         return StoreUnavailableError(f"Redis at {self.where} does not answer ({_first(error)}): start it, or wait for it")
+
+
+def _first_host(url: str) -> tuple[SplitResult, list[tuple[str, int]]]:
+    """The URL with its first host alone, and the other hosts. Raises `DefinitionError`."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    first, *others = hosts.split(",")
+    parts = parts._replace(netloc=f"{user}{at}{first}")
+    try:
+        _ = parts.port
+        return parts, [(other.hostname or "localhost", other.port or 6379) for other in (urlsplit(f"//{each}") for each in others)]
+    except ValueError:
+        raise DefinitionError("[online] url: expected redis://host:port/db, with a number for the port") from None
 
 
 def _words(command: Command, verb: str) -> Sequence[Any]:
