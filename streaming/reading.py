@@ -1,7 +1,7 @@
 """One partition in the hands of a runtime that asks for its records again and again, and must never be kept waiting.
 
 `PartitionIngest` does the work; here is when to do it: how long to wait for more records, when to say that there are none, and what
-to do while the online store or the log does not answer.
+to do while a store or the log does not answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOOK = 0.01
 _ON_ITS_WAY = 0.005
 #: In seconds: how often to say that the partition is read to its end.
 BEAT = 1.0
-#: In seconds: the first and the longest pause before an online store that does not answer is asked again.
+#: In seconds: the first and the longest pause before a store that does not answer is asked again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 #: What trying again later may help against.
 NOT_NOW = (StoreUnavailableError, LogUnavailableError)
@@ -59,12 +59,14 @@ class Reading:
     linger: float = LINGER
     #: The log was read to its end, as of the last look.
     following: bool = field(default=False, init=False)
-    #: The online store or the log does not answer.
+    #: A store or the log does not answer.
     waiting: bool = field(default=False, init=False)
     ended: bool = field(default=False, init=False)
     #: Nothing is to be done before this instant of `clock`.
     awake_at: float = field(default=0.0, init=False)
     _restored: bool = field(default=False, init=False)
+    #: Newer definitions that could not be taken up while a store did not answer.
+    _change: Callable[[], object] | None = field(default=None, init=False)
     _in_flight: int = field(default=0, init=False)
     _beat_at: float = field(default=0.0, init=False)
     _pause: float = field(default=FIRST_PAUSE, init=False)
@@ -87,6 +89,7 @@ class Reading:
         try:
             if not self._restored:
                 self._restore()
+            self._make_change()
             return self._poll()
         except NOT_NOW as error:
             self._wait(error)
@@ -111,12 +114,25 @@ class Reading:
         """Instead of `apply`: leave it to a later start."""
         self._in_flight -= 1
 
-    def again(self, change: Callable[[], object]) -> None:
-        """Make a change that begins the reading anew (`redefine`, `admit`); should the store not answer, it is begun anew later."""
+    def admit(self) -> None:
+        """See `PartitionIngest.admit`. Should a store not answer, the reading is begun anew when it is back, which admits what can be."""
         try:
-            change()
+            self.ingest.admit()
         except NOT_NOW as error:
             self._wait(error)
+
+    def redefine(self, change: Callable[[], object]) -> None:
+        """Go on with newer definitions by making this change; if a store does not answer, when it is back. Of several the last counts."""
+        self._change = change
+        try:
+            self._make_change()
+        except NOT_NOW as error:
+            self._wait(error)
+
+    def _make_change(self) -> None:
+        if self._change is not None:
+            self._change()
+            self._change = None
 
     def _restore(self) -> None:
         self.ingest.restore()
@@ -165,7 +181,12 @@ class Reading:
     def _end(self) -> None:
         """End, with everything archived. Not in a `close`: runtimes close after failures too, when archiving would be a lie."""
         if not self.ended:
-            self.ingest.archive()
+            try:
+                self.ingest.archive()
+            except NOT_NOW as error:
+                if not self.orders.stop.is_set():
+                    raise
+                self.journal.warning(f"{self.name}: what waits for the archive will be read again: {error}")
             self.ingest.close()
             self.ended = True
         raise StopIteration

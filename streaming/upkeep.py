@@ -193,7 +193,7 @@ class Upkeep:
                 cuts.refresh()
             for reading in self.readings.values():
                 if reading.ingest.counters.waiting:
-                    reading.again(reading.ingest.admit)
+                    reading.admit()
         if self._is_due("partitions", _PARTITIONS_EVERY) and not self.orders.until_end:
             self._partitions()
 
@@ -231,7 +231,7 @@ class Upkeep:
     def _redefine(self, reading: Reading, name: str) -> None:
         source = self.applied.sources[name]
         bundles, shards = self.applied.of_source(name), self.applied.shards
-        reading.again(lambda: reading.ingest.redefine(source, self.env.decoder(source), bundles, shards))
+        reading.redefine(lambda: reading.ingest.redefine(source, self.env.decoder(source), bundles, shards))
         self.journal.info(f"{reading.name} goes on from offset {reading.ingest.position}", version=self.applied.version)
 
     def _partitions(self) -> None:

@@ -18,7 +18,7 @@ from tidemill.definitions import FeatureSet, FeatureView, OnDemand, resolve_feat
 from tidemill.definitions.resolve import Requested
 from tidemill.entities import entity_key
 from tidemill.environment import Environment
-from tidemill.errors import HorizonError, NotAppliedError, RequestError
+from tidemill.errors import HorizonError, NotAppliedError, RequestError, StoreUnavailableError
 from tidemill.kernel.bundle import Bundle, Evaluated, evaluate
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import OVERFLOW
@@ -32,6 +32,8 @@ Features = Requested | Sequence[Requested]
 _BEATS_SECONDS = 0.1
 #: For how long a reader may go on with definitions before it looks whether newer ones were applied.
 _PLAN_SECONDS = 1.0
+#: The same, after the store of definitions did not answer: it may take its time to say so.
+_PLAN_SECONDS_AWAY = 30.0
 
 
 def now_micros() -> int:
@@ -125,7 +127,14 @@ class FeatureStore:
         now = time.monotonic()
         if found is not None and now - checked < _PLAN_SECONDS:
             return found
-        applied = self.env.applied()
+        try:
+            applied = self.env.applied()
+        except StoreUnavailableError:
+            if found is None:
+                raise
+            # Requests need the online store alone: what was applied a moment ago is good enough while a bucket is away.
+            self._plans[key] = time.monotonic() + _PLAN_SECONDS_AWAY, found
+            return found
         if found is not None and found.version == applied.version:
             self._plans[key] = now, found
             return found

@@ -11,7 +11,7 @@ import pytest
 
 import tidemill as tm
 from tests.project import EVENTS, VIEW, Folder, events
-from tidemill.errors import NotAppliedError, RequestError
+from tidemill.errors import NotAppliedError, RequestError, StoreUnavailableError
 
 POSITIVE = VIEW.replace("aggregations", 'where="x > 0", aggregations')
 
@@ -72,3 +72,30 @@ def test_rows_may_be_an_arrow_table_or_any_iterable(folder: Folder) -> None:
 def test_features_that_are_none_are_refused(folder: Folder, features: Any) -> None:
     with pytest.raises(RequestError, match="give a service, or a list"):
         tm.FeatureStore(folder.env).get_online_features(features, [{"k": "a"}])
+
+
+def test_requests_are_answered_while_the_offline_store_is_away(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("tidemill.client.time.monotonic", lambda: now[0])
+    store, asked = tm.FeatureStore(folder.env), []
+
+    def away() -> None:
+        asked.append(now[0])
+        raise StoreUnavailableError("S3 does not answer")
+
+    def get(*features: str) -> list[int]:
+        return store.get_online_features(list(features), [{"k": "a"}]).columns["v__count_lifetime"]
+
+    assert get("v") == [10]
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.env, "applied", away)
+        for _ in range(200):
+            now[0] += 0.1
+            assert get("v") == [10]
+        assert asked == pytest.approx([101.0], abs=0.2)  # and no request waits for it again soon
+        with pytest.raises(StoreUnavailableError):
+            get("v:count_lifetime")  # asked for the first time: only the registry can say what it is
+    folder.define(EVENTS + POSITIVE.replace('"lifetime"', '"lifetime", "1h"'))
+    now[0] += 31.0
+    monkeypatch.setattr(store, "env", folder.env)
+    assert get("v") == [10]

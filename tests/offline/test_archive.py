@@ -27,7 +27,8 @@ from tidemill.offline.archive import (
     range_name,
     read_range,
 )
-from tidemill.offline.store import DirectoryStore, OfflineStore
+from tidemill.offline.directory import DirectoryStore
+from tidemill.offline.store import OfflineStore
 
 FOLDER = "archive/s/00000"
 COLUMNS: Mapping[str, pl.DataType] = {"amount": pl.Int64(), "at": pl.Datetime("us", "UTC")}

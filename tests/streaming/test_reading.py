@@ -185,6 +185,43 @@ def test_what_is_in_flight_when_the_store_fails_is_dropped() -> None:
     assert bench.ingest.done == []
 
 
+def test_new_definitions_that_came_while_the_store_did_not_answer_are_taken_up_when_it_is_back() -> None:
+    bench = Bench()
+    bench.turn()
+    bench.ingest.trouble = {"redefine", "restore"}
+    bench.reading.redefine(lambda: bench.ingest._do("redefine to the first"))
+    bench.reading.redefine(lambda: bench.ingest._do("redefine"))
+    bench.during(5, 0.1)
+    assert bench.reading.waiting
+    bench.ingest.trouble.clear()
+    bench.reading.admit()
+    assert bench.during(11, 0.1)[:3] == ["restore", "redefine", "idle"]
+    assert bench.ingest.done.count("redefine") == 1
+    assert "redefine to the first" not in bench.ingest.done
+
+
+def test_told_to_stop_while_the_archive_does_not_answer_it_ends_and_says_what_that_means() -> None:
+    bench = Bench()
+    bench.turn()
+    bench.ingest.trouble = {"archive"}
+    bench.orders.stop.set()
+    with pytest.raises(StopIteration):
+        bench.turn()
+    assert bench.reading.ended
+    assert "orders:0: what waits for the archive will be read again: the store does not answer" in bench.lines[-1]
+
+
+def test_until_the_end_it_waits_for_an_archive_that_does_not_answer() -> None:
+    bench = Bench(until_end=True)
+    bench.ingest.trouble = {"archive"}
+    bench.during(30, 0.1)
+    assert bench.reading.waiting
+    bench.ingest.trouble.clear()
+    with pytest.raises(StopIteration):
+        bench.during(11, 0.1)
+    assert bench.ingest.done[-4:] == ["archive", "idle", "archive", "close"]
+
+
 def test_told_to_stop_it_archives_and_ends() -> None:
     bench = Bench()
     bench.ingest.log = [10]

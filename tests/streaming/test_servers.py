@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,10 +65,10 @@ def env(tmp_path: Path, kafka_broker: str, redis_server: RedisServer) -> Iterato
     env.online.close()
 
 
-def produce(env: Environment, source: str, events: list[shop.Event]) -> None:
+def produce(env: Environment, source: str, events: list[shop.Event], partitions: int = 2) -> None:
     """Each customer's events go to one partition; the record's timestamp is the event's own."""
     admin = KafkaAdmin(env.project.brokers or "")
-    messages = [(int(e["customer"][1:]) % 2, None, shop.lines([e]).encode().rstrip(), to_micros(e["at"])) for e in events]
+    messages = [(int(e["customer"][1:]) % partitions, None, shop.lines([e]).encode().rstrip(), to_micros(e["at"])) for e in events]
     admin.produce(env.applied().sources[source].topic or "", messages)
     admin.close()
 
@@ -107,3 +108,38 @@ def test_a_topic_that_was_created_again_while_nothing_ran_is_noticed(env: Enviro
     with pytest.raises(LogChangedError, match="was deleted and created again"):
         log.partitions()
     log.close()  # type: ignore[attr-defined]  # a KafkaLog
+
+
+def test_partitions_that_a_topic_gets_are_read_too_and_the_number_of_workers_may_change(env: Environment, crew: Crew) -> None:
+    known = {"orders": shop.events("orders", 0, 1500), "visits": shop.events("visits", 0, 500)}
+    produce(env, "orders", known["orders"][:800])
+    produce(env, "visits", known["visits"])
+    supervisor = crew.supervise(2)
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 800)
+    admin = KafkaAdmin(env.project.brokers or "")
+    admin.grow_topic(env.applied().sources["orders"].topic or "", 3)
+    admin.close()
+    produce(env, "orders", known["orders"][800:1200], partitions=3)
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1, 2)) == 1200)
+    assert any("there are new partitions (orders:2)" in line for line in crew.lines), crew.lines
+    assert supervisor.stop()
+    crew.supervise(3)
+    produce(env, "orders", known["orders"][1200:], partitions=3)
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1, 2)) == 1500)
+    crew.until(lambda: sum(shop.position(env, "interest", p) for p in (0, 1)) == 500)
+    assert shop.differences(env.project.directory, known) == []
+
+
+def test_told_to_stop_in_full_flow_the_workers_end_cleanly_within_two_seconds(env: Environment, crew: Crew) -> None:
+    known = {"orders": shop.events("orders", 0, 40_000), "visits": shop.events("visits", 0, 100)}
+    produce(env, "orders", known["orders"])
+    produce(env, "visits", known["visits"])
+    supervisor = crew.supervise(2)
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) > 0)
+    begun = time.monotonic()
+    assert supervisor.stop(timeout=60.0)
+    assert time.monotonic() - begun < 4.0  # twice what is promised: other tests may run beside this one
+    crew.supervise(1)
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 40_000)
+    crew.until(lambda: sum(shop.position(env, "interest", p) for p in (0, 1)) == 100)
+    assert shop.differences(env.project.directory, known, instants=1) == []

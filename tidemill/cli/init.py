@@ -25,7 +25,7 @@ definitions = "features.py"
 url = "sqlite:///.tidemill/online.db"
 
 [offline]
-# The registry of definitions, the archive of events, and daily partials: plain files and Parquet.
+# The registry of definitions, the archive of events, and daily partials: plain files and Parquet. In a bucket: s3://bucket/prefix
 url = ".tidemill/offline"
 
 [stream]
