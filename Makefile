@@ -14,7 +14,10 @@ JOBS ?= 2
 # The interpreter that .venv is made with: `make test PYTHON=/path/to/python3.11` if the search finds the wrong one.
 PYTHON ?=
 
-.PHONY: help test lint format demo soak bench lock wheel clean
+# `make services`: Kafka on this port and Redis on the next; 0: free ones. Their own, 9092 and 6379, if it is empty.
+PORT ?=
+
+.PHONY: help test lint format demo services soak bench lock wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -34,6 +37,9 @@ format: $(INSTALLED) ## let ruff rewrite the code
 
 demo: $(INSTALLED) ## a year of flights through two workers, one of them killed, every number checked
 	$(BIN)/python examples/flights/demo.py
+
+services: $(INSTALLED) ## Kafka and Redis in the foreground, until Ctrl-C; PORT=0 for free ports
+	@$(BIN)/python tools/services $(if $(PORT),--port $(PORT))
 
 soak: $(INSTALLED) ## the long tests: as many examples as an hour allows, seeds kept in .hypothesis
 	$(BIN)/python -m pytest -m soak --hypothesis-profile=soak --hypothesis-show-statistics tests

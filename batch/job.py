@@ -15,6 +15,7 @@ from tidemill.kernel.memory import keep_freed_memory
 from tidemill.offline.cuts import latest_cut, make_cut
 from tidemill.offline.leases import Lease
 from tidemill.offline.partials import Partials
+from tidemill.offline.runs import note_run
 from tidemill.offline.store import read_json
 from tidemill.online.base import SlotId
 from tidemill.publishing import publish
@@ -67,7 +68,9 @@ def run_source(env: Environment, name: str, progress: Progress | None = None) ->
             partials = Partials(env.offline, bundle)
             report = _of(progress, f"publish {bundle.id}")
             published[bundle.id] = publish(env.online, bundle, partials, partials.latest(), applied.shards, report)
-    return SourceResult(name, k, versions, published, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    note_run(env.offline, name, time.time_ns() // 1000, seconds, k, versions, published)
+    return SourceResult(name, k, versions, published, seconds)
 
 
 def _of(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

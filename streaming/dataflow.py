@@ -73,7 +73,9 @@ class Steps:
         if self.upkeep.orders.stop.is_set():
             reading.drop()  # a large flush would keep the process from ending at once; the log still has it
             return
-        self.safely(lambda: reading.apply(flush))
+        counters, before, tiled_at = reading.ingest.counters, reading.ingest.counters.records, time.monotonic()
+        if self.safely(lambda: reading.apply(flush)):
+            self.upkeep.applied_flush(reading, flush, counters.records - before, time.monotonic() - tiled_at)
         self.safely(lambda: self.upkeep.flushed(time.monotonic() - begun))
 
 

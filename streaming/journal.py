@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,8 @@ LEVELS = ("debug", "info", "warning", "error")
 @dataclass(frozen=True)
 class Journal:
     """The lines of one process from `level` up; `who` says which. `write` gets each line, without a newline; `now` UTC seconds.
+
+    A line of JSON is an object with `time`, `level`, `who` and `message`, and then the fields; one without a value is null.
 
     >>> journal = Journal("worker 0", print, now=lambda: 0.0)
     >>> journal.info("reading", lag=12, state="all right")
@@ -58,14 +61,33 @@ class Journal:
         moment = dt.datetime.fromtimestamp(self.now(), dt.UTC)
         at = f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
         if self.log_format == "json":
-            line = {"time": at, "level": level, "who": self.who, "message": message, **fields}
+            head = {"time": at, "level": level, "who": self.who, "message": message}
+            line = head | {name: _finite(value) for name, value in fields.items() if name not in head}
             self.write(json.dumps(line, ensure_ascii=False, default=str))
             return
         told = " ".join(f"{name}={_plain(value)}" for name, value in fields.items())
         self.write(f"{at} {level:7} {self.who} · {message}{': ' * bool(told)}{told}")
 
 
+def is_line(text: str) -> bool:
+    """Whether a text is a line of a journal in JSON.
+
+    >>> is_line('{"time": "1970-01-01T00:00:00.000Z", "level": "info", "who": "worker 0", "message": "stopped"}'), is_line("Killed")
+    (True, False)
+    """
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"time", "level", "message"} <= found.keys()
+
+
+def _finite(value: object) -> object:
+    """A value that JSON has: NaN and the infinities it has not."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _plain(value: object) -> str:
     """A value in a line of text: quoted where a space would make two of it, but for whole texts, which keep their lines."""
-    text = str(value)
+    text = "unknown" if value is None else str(value)
     return json.dumps(text, ensure_ascii=False) if not text or (any(c in text for c in ' "=') and "\n" not in text) else text

@@ -11,10 +11,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
+
+from .histograms import Measured
 
 #: A worker on another machine counts as alive while its file is at most this old; on this one we can look.
 FRESH_SECONDS = 10.0
@@ -29,8 +31,9 @@ class PartitionStatus:
     """One partition of one source, as its worker sees it. Offsets count records; times are UTC microseconds, None where unknown.
 
     `position`: the next offset to read. `end`: the log's end when it was last looked at. `lag`: records between the two. `records`,
-    `events`, `dead`, `mismatches`: since the worker began. `archived`: everything before it is in the archive. `through`: the largest
-    event time applied; `horizon`: reads before it are refused. `waiting`: bundles that need a batch run, or a rebuild, first.
+    `events`, `dead`, `mismatches`, `flushes`: since the worker began, and so what was `measured`. `archived`: everything before it is in
+    the archive. `through`: the largest event time applied; `horizon`: reads before it are refused. `waiting`: bundles that need a
+    batch run, or a rebuild, first.
     """
 
     source: str
@@ -47,6 +50,8 @@ class PartitionStatus:
     through: int | None
     horizon: int | None
     waiting: tuple[str, ...] = ()
+    flushes: int = 0
+    measured: Measured = field(default_factory=Measured)
 
 
 @dataclass(frozen=True, slots=True)

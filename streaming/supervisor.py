@@ -17,13 +17,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 from . import status
-from .journal import Journal, LogFormat
+from .journal import Journal, LogFormat, is_line
 from .upkeep import RESTART
 
 #: In seconds: the first and the longest pause before a restart; after so long without a death the next pause is the first again.
@@ -67,6 +67,8 @@ class Supervisor:
     longest_pause: float = LONGEST_PAUSE
     on_line: Callable[[str], object] = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: T201  (the log of a command)
     clock: Callable[[], float] = time.monotonic
+    on_end: Callable[[Sequence[status.WorkerStatus]], object] = lambda _: None
+    restarts: dict[str, int] = field(default_factory=lambda: {"died": 0, "asked": 0}, init=False)
 
     def __post_init__(self) -> None:
         self._children: list[_Child] = []
@@ -75,7 +77,7 @@ class Supervisor:
         self._start_at: float | None = None
         self._pause = FIRST_PAUSE
         self._failures = 0
-        self._journal = Journal("supervisor", self.on_line, self.log_level, self.log_format)
+        self.journal = Journal("supervisor", self.on_line, self.log_level, self.log_format)
 
     @property
     def pids(self) -> list[int]:
@@ -94,8 +96,8 @@ class Supervisor:
         addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
         self._start_at, self._over, self._started_at = None, False, self.clock()
         for index in range(self.workers):
-            self._children.append(_Child(self._command(index, addresses), self._environment(), self.on_line))
-        self._journal.info("started", workers=self.workers, pids=",".join(map(str, self.pids)))
+            self._children.append(_Child(self._command(index, addresses), self._environment(), self._passing_on(index)))
+        self.journal.info("started", workers=self.workers, pids=",".join(map(str, self.pids)))
 
     def poll(self) -> Event | None:
         """Look after the workers; what happened, if anything. To be called a few times a second; takes a moment when a worker has died."""
@@ -152,16 +154,17 @@ class Supervisor:
         self._failures += code == 1
         if self.once and self._failures >= _TRIES:
             self._over = True
-            self._journal.error(reason)
+            self.journal.error(reason)
             return Event("failed", reason)
+        self.restarts["asked" if code == RESTART else "died"] += 1
         pause = 0.0 if code == RESTART else self._pause
         if code != RESTART:
             self._pause = min(2 * self._pause, self.longest_pause)
         self._start_at = self.clock() + pause
         if code == RESTART:
-            self._journal.info(f"starting all workers again: {reason}")
+            self.journal.info(f"starting all workers again: {reason}")
         else:
-            self._journal.warning(f"{reason}; starting all workers again", in_seconds=round(pause, 1))
+            self.journal.warning(f"{reason}; starting all workers again", in_seconds=round(pause, 1))
         return Event("died", reason, pause)
 
     def _reason(self, index: int, child: _Child) -> str:
@@ -188,6 +191,8 @@ class Supervisor:
             child.kill()
         clean = all(child.process.returncode == 0 for child in self._children)
         self._settle()
+        if self._children:
+            self.on_end(self.statuses())
         self._children = []
         return clean
 
@@ -204,6 +209,13 @@ class Supervisor:
         command += ["--project", str(self.directory.absolute()), "--index", str(index), "--addresses", addresses]
         command += ["--log-level", self.log_level, "--log-format", self.log_format, "--archive-seconds", str(self.archive_seconds)]
         return [*command, "--until-end"] if self.once else command
+
+    def _passing_on(self, index: int) -> Callable[[str], object]:
+        """What gets a worker's lines. One that comes before its log is open, from Python say, is no JSON yet: it is made a line of it."""
+        if self.log_format == "text":
+            return self.on_line
+        raw = Journal(f"worker {index}", self.on_line, self.log_level, self.log_format)
+        return lambda line: self.on_line(line) if is_line(line) else raw.error(line)
 
     def _environment(self) -> dict[str, str]:
         # Several Polars threads in each of several workers only disturb each other.

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import polars as pl
+
 from tidemill.applied import Applied
 from tidemill.environment import Environment
 from tidemill.errors import NotAppliedError
@@ -21,7 +23,8 @@ from tidemill.times import BEGINNING
 
 from .compactor import Compactor
 from .ends import LogEnds, Part
-from .ingest import PartitionIngest
+from .histograms import Measures
+from .ingest import Flush, PartitionIngest
 from .journal import Journal
 from .reading import NOT_NOW, Orders, Reading
 from .status import FOLLOWING, READING, WAITING, PartitionStatus, WorkerStatus, birth_of, this_host, totals, write_status
@@ -85,6 +88,7 @@ class Upkeep:
         self._began = self.clock()
         self._due: dict[str, float] = {}
         self._rates: dict[Part, deque[tuple[float, int]]] = {}
+        self._measures: dict[Part, Measures] = {}
         self._flushes_swept, self._flushes_before = -1, 0
         self._compile()
 
@@ -117,6 +121,7 @@ class Upkeep:
             noted=self.compactor.note,
             archive_seconds=self.archive_seconds,
         )
+        self._measures[part] = Measures(self.now)
         self.readings[part] = Reading(ingest, self.orders, self.journal, self.clock, self.env.project.linger / 1e6)
         if len(self.readings) == 1:
             self._ends.start()
@@ -157,6 +162,12 @@ class Upkeep:
         ended = all(r.ended for r in self.readings.values())
         settled = bool(self.readings) or self.clock() > self._began + 1.0
         return ended and (self.orders.stop.is_set() or (self.orders.until_end and settled))
+
+    def applied_flush(self, reading: Reading, flush: Flush, fresh: int, seconds: float) -> None:
+        """A flush was applied in so many seconds, with `fresh` records at its end that this worker had not counted before."""
+        events = flush.events
+        new = events["_arrival"].filter(events["_offset"] >= flush.end - fresh) if len(events) else pl.Series(dtype=pl.Int64)
+        self._measures[reading.ingest.source.name, reading.ingest.partition].took(seconds, flush.end - flush.start, new)
 
     def flushed(self, seconds: float) -> None:
         """Compact some of what has grown, now that a flush was made, which took so long."""
@@ -282,6 +293,8 @@ class Upkeep:
             through=_known(ingest.latest),
             horizon=_known(ingest.horizon),
             waiting=ingest.counters.waiting,
+            flushes=ingest.counters.flushes,
+            measured=self._measures[part].told(),
         )
 
     def _rate(self, part: Part, events: int) -> float:
@@ -299,7 +312,7 @@ class Upkeep:
         fields: dict[str, object] = {
             "events": sums.events,
             "events_per_second": round(sums.events_per_second),
-            "lag": "unknown" if sums.lag is None else sums.lag,
+            "lag": sums.lag,
             "dead_letters": sums.dead,
             "mismatches": sums.mismatches,
         }

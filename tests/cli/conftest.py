@@ -120,6 +120,7 @@ class Project:
                 ingest.archive()
                 ingest.idle()
                 ingest.close()
+            getattr(log, "close", lambda: None)()  # a topic's has connections
         env.online.close()
 
 

@@ -6,13 +6,18 @@ import json
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tidemill.times import to_micros
 
 
 def test_the_project_that_init_makes_runs_as_it_stands(folder: Any) -> None:
@@ -167,3 +172,72 @@ def test_the_version_is_told(folder: Any) -> None:
     from tidemill import __version__
 
     assert folder.run("--version").out == f"tidemill {__version__}\n"
+
+
+def scraped(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read(), "utf-8")
+
+
+def test_a_stream_logs_lines_of_json_alone_and_serves_metrics_where_tidemill_toml_says(project: Any) -> None:
+    project.write("tidemill.toml", '[project]\nname = "p"\n[online]\nshards = 4\n[stream]\nmetrics = 0\n')
+    project.run("apply")
+    lines, events = [], ""
+    with subprocess.Popen(
+        project.command("stream --log-format json --json"), cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        lines.append(json.loads(process.stderr.readline()))
+        assert lines[0]["message"] == "metrics"
+        give_up = time.monotonic() + 60
+        while 'tidemill_events_total{partition="0",source="tx",worker="0"} 1500.0' not in events:
+            assert time.monotonic() < give_up, events
+            events = scraped(lines[0]["at"])
+            time.sleep(0.1)
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+    lines += [json.loads(line) for line in err.splitlines()]
+    assert {"supervisor", "worker 0"} == {line["who"] for line in lines}
+    assert all(line["level"] == "info" and line["message"] and line["time"].endswith("Z") for line in lines), lines
+    assert (process.returncode, json.loads(out)["events"]) == (0, 1500)
+
+
+def test_a_stream_that_cannot_says_so_in_json_where_its_log_is(project: Any) -> None:
+    ran = project.run("stream --log-format json")
+    line = json.loads(ran.err)
+    assert (ran.code, ran.out, line["level"], line["who"]) == (1, "", "error", "tidemill")
+    assert "run `tidemill apply`" in line["message"]
+
+
+def test_metrics_on_a_port_that_is_taken_start_no_worker(project: Any) -> None:
+    project.run("apply")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for command in ("stream", "batch --every 1d"):
+            assert f"port {port} of 127.0.0.1 is taken" in project.refused(f"{command} --metrics-port {port}")
+    assert not (project.root / ".tidemill/run").exists()
+
+
+def test_batch_that_runs_again_and_again_serves_what_it_did(project: Any) -> None:
+    project.run("apply")
+    project.stream()
+    project.run("batch")
+    command = project.command("batch --every 1h --metrics-port 0")
+    with subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("metrics at ").strip()
+        assert "folded" in process.stdout.readline()
+        found = scraped(url)
+        process.terminate()
+        process.communicate(timeout=30)
+    [bundle] = project.environment().applied().bundles
+    place = f'{{bundle="{bundle.bundle.id}",source="tx"}}'
+    for line in ("tidemill_batch_runs_total 1.0", 'tidemill_batch_cut{source="tx"} 1.0', f"tidemill_batch_version{place} 1.0"):
+        assert line in found.splitlines()
+    assert f"tidemill_batch_published_entities_total{place} 0.0" in found.splitlines()  # the run before did
+    status = project.run("status --json").json
+    folded = to_micros(status["bundles"][0]["folded_at"]) / 1e6
+    ended = to_micros(status["sources"][0]["batch"]) / 1e6
+    assert float(re.findall(r"\ntidemill_batch_version_timestamp_seconds.* (\S+)", found)[0]) == pytest.approx(folded, abs=1e-3)
+    assert float(re.findall(r"\ntidemill_batch_last_run_timestamp_seconds.* (\S+)", found)[0]) == pytest.approx(ended, abs=1e-3)
+    assert folded < ended

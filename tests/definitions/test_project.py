@@ -108,6 +108,8 @@ def test_a_variable_that_is_not_set_is_named_and_no_other_value_is_shown(tmp_pat
         ("[online]\nshards = 0", "online.shards is from 1 to 4096; got 0"),
         ("[online]\nslack = 'soon'", "online.slack: 'soon' is not a duration"),
         ("[stream]\nworkers = 0", "stream.workers is at least 1; got 0"),
+        ("[stream]\nmetrics = 65536", "stream.metrics is a port, from 1 to 65535, or 0 for a free one; got 65536"),
+        ("[batch]\nmetrics = '9464'", "batch.metrics must be a whole number; got str"),
         ("[stream]\nlinger = '1m'", "stream.linger is at most 10s; got 1m"),
         ("[batch]\nevery = 'day'", "batch.every: 'day' is not a duration"),
     ],

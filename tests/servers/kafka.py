@@ -1,4 +1,4 @@
-"""A real Apache Kafka broker for tests: one node in KRaft mode, on free ports of the loopback interface.
+"""A real Apache Kafka broker for tests, and for `make services`: one node in KRaft mode, on free ports of the loopback interface.
 
 The processes of a pytest-xdist run share one. A guard process ends it as soon as the pytest process that all of them belong to is
 gone, however that went.
@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 USER, PASSWORD = "miller", "very secret"
 #: In seconds. A start takes about three; on a busy machine more.
 _START = 90.0
+#: In seconds, how long a gentle end may take.
+_GENTLY = 20
 _JAVA = ("-Xms64m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
 
@@ -33,16 +35,19 @@ class Broker:
     """One broker with its data below `directory`. `owner`: the process after whose end it is ended. `compiler`: "quick" starts sooner.
 
     Everybody may do everything at `address`; at `guarded` only USER with PASSWORD; at `encrypted` whoever trusts `authority`, by TLS.
+    `ports`: of these three and of the controller; free ones unless given. What an earlier broker left in the directory is there again.
     """
 
-    def __init__(self, directory: Path, libs: Path, owner: int, *, heap: str = "384m", compiler: str = "quick") -> None:
+    def __init__(
+        self, directory: Path, libs: Path, owner: int, *, heap: str = "384m", compiler: str = "quick", ports: Sequence[int] = ()
+    ) -> None:
         self._options = [f"-Xmx{heap}", *(["-XX:TieredStopAtLevel=1"] if compiler == "quick" else [])]
         self._directory = directory
         self._classes = f"{libs}/*"
         self._owner = owner
         self._guard: int | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        port, guarded, encrypted, controller = _free_ports(4)
+        port, guarded, encrypted, controller = ports or _free_ports(4)
         self.address, self.guarded, self.encrypted = (f"127.0.0.1:{number}" for number in (port, guarded, encrypted))
         self.authority, certificate, key = certificates.make(directory / "tls")
         keystore = directory / "tls" / "keystore.pem"
@@ -60,7 +65,8 @@ class Broker:
                 data=directory / "data",
             )
         )
-        self._run("kafka.tools.StorageTool", "format", "--standalone", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self._settings))
+        if not (directory / "data" / "meta.properties").exists():
+            self._run("kafka.tools.StorageTool", "format", "--standalone", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self._settings))
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -77,12 +83,20 @@ class Broker:
                 raise RuntimeError(f"the broker does not start:\n{text[-4000:]}")
             time.sleep(0.05)
 
-    def stop(self) -> None:
-        """End it as a machine that fails does: at once. What was acknowledged is in its files, or in the system's cache of them."""
+    def stop(self, *, gently: bool = False) -> None:
+        """End it as a machine that fails does: at once. What was acknowledged is in its files, or in the system's cache of them.
+
+        `gently`: let it put its files in order first.
+        """
         if self._guard is not None:
-            os.kill(self._guard, signal.SIGTERM)
+            os.kill(self._guard, signal.SIGUSR1 if gently else signal.SIGTERM)
             os.waitpid(self._guard, 0)
             self._guard = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and has not ended by itself."""
+        return self._guard is not None and os.waitid(os.P_PID, self._guard, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     @property
     def pid(self) -> int:
@@ -182,6 +196,8 @@ def _guard(owner_pid: int, command: list[str]) -> int:
     process = subprocess.Popen(command)
     told, tell = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"x"))
+    signal.signal(signal.SIGUSR1, lambda *_: (process.terminate(), signal.alarm(_GENTLY)))
+    signal.signal(signal.SIGALRM, lambda *_: os.write(tell, b"x"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's processes, and pytest has tests to finish
     ended = os.pidfd_open(process.pid)
     select.select([watched, told, ended], [], [])

@@ -1,4 +1,7 @@
-"""Real Redis servers on free ports of the loopback interface. The kernel ends them with the process that started them."""
+"""Real Redis servers on free ports of the loopback interface, for tests and for `make services`.
+
+The kernel ends them with the process that started them.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +45,16 @@ def _die_with_parent() -> None:
 
 
 class RedisServer:
-    """One server with its own folder. It can be killed and started again, with what its append-only file has."""
+    """One server with its own folder. It can be killed and started again, with what its append-only file has.
 
-    def __init__(self, folder: Path, *options: str, cluster: bool = False, tls: tuple[Path, Path, Path] | None = None) -> None:
+    `port`: a free one unless given.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, cluster: bool = False, tls: tuple[Path, Path, Path] | None = None, port: int = 0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.port = folder, free_port(bus=cluster)
+        self.folder, self.port = folder, port or free_port(bus=cluster)
         self.tls_port = 0
         if tls is not None:  # the authority's certificate, the server's, and its key
             self.tls_port = free_port()
@@ -84,6 +92,11 @@ class RedisServer:
         with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
             connection.sendall(b"GET x\r\n")
             return connection.recv(64).startswith(b"-LOADING")
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and has not ended by itself."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self, how: int = signal.SIGKILL) -> None:
         """End it, by default the hard way."""

@@ -44,3 +44,36 @@ def test_a_traceback_is_written_at_level_debug_only_and_the_sentence_comes_last(
         assert len(lines) == count
         assert lines[-1].endswith("error   worker 3 · it broke")
     assert "ValueError: boom" in lines[0]
+
+
+def strictly(text: str) -> Any:
+    """As a reader that knows nothing but JSON takes it."""
+
+    def unknown(constant: str) -> Any:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=unknown)
+
+
+def test_whatever_is_in_a_field_a_line_of_json_is_one_line_of_json() -> None:
+    log, lines = written(log_format="json")
+    log.info("two\nlines\r\x1b[31m \u2028", rate=float("nan"), most=float("inf"), none=None, path="/a\udcff", where=journal.Journal)
+    (line,) = lines
+    assert "\n" not in line
+    assert "\r" not in line
+    found = strictly(line.encode(errors="backslashreplace").decode())
+    assert found["message"] == "two\nlines\r\x1b[31m \u2028"
+    assert (found["rate"], found["most"], found["none"], found["path"]) == ("nan", "inf", None, "/a\udcff")
+
+
+def test_a_field_does_not_take_the_place_of_what_every_line_has() -> None:
+    log, lines = written(log_format="json")
+    log.info("reading", time="yesterday", who="me", lag=1)
+    assert strictly(lines[0]) == {"time": "2026-03-01T12:00:00.500Z", "level": "info", "who": "worker 3", "message": "reading", "lag": 1}
+
+
+def test_what_is_not_known_is_null_in_json_and_said_in_text() -> None:
+    for log_format, expected in (("json", '"lag": null}'), ("text", "lag=unknown")):
+        log, lines = written(log_format=log_format)
+        log.info("reading", lag=None)
+        assert lines[0].endswith(expected)

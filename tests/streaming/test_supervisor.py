@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -94,6 +95,34 @@ def test_the_last_line_of_a_worker_that_failed_is_the_reason(desk: Any) -> None:
     desk.supervise("import sys; print('one', file=sys.stderr); print('the disk is full', file=sys.stderr); sys.exit(1)")
     assert desk.event().reason.endswith("ended with exit code 1: the disk is full")
     assert desk.lines[1:3] == ["one", "the disk is full"]
+
+
+def test_a_log_in_json_has_no_other_line_whatever_a_worker_prints(desk: Any) -> None:
+    ours = '{"time": "now", "level": "info", "who": "worker 0", "message": "mine"}'
+    raw = f"import sys; print({ours!r}, file=sys.stderr); sys.stderr.write('Trace\\tback\\n[1]\\n'); sys.exit(1)"
+    desk.supervise(raw, log_format="json")
+    assert desk.event().kind == "died"
+    found = [json.loads(line) for line in desk.lines]
+    assert all({"time", "level", "who", "message"} <= line.keys() for line in found)
+    said = [(line["level"], line["message"]) for line in found if line["who"] == "worker 0"]
+    assert said == [("info", "mine"), ("error", "Trace\tback"), ("error", "[1]")]
+
+
+def test_restarts_are_counted_by_their_cause_and_what_workers_last_said_is_heard(desk: Any, tmp_path: Path) -> None:
+    status = load("streaming.status")
+    heard: list[Any] = []
+    tiny = desk.supervise(WAIT, on_end=heard.append)
+    [pid] = tiny.pids
+    status.write_status(tmp_path, status.WorkerStatus(0, 1, pid, 0, status.this_host(), 0, 0, "reading", 1))
+    tiny.programs = [f"raise SystemExit({RESTART})"]
+    os.kill(pid, signal.SIGKILL)
+    assert desk.event().kind == "died"
+    assert [[s.pid for s in statuses] for statuses in heard] == [[pid]]
+    assert tiny.restarts == {"died": 1, "asked": 0}
+    desk.now += 1
+    assert tiny.poll().kind == "started"
+    assert desk.event().kind == "died"
+    assert tiny.restarts == {"died": 1, "asked": 1}
 
 
 def test_the_worker_that_is_named_is_the_one_that_took_the_others_along(desk: Any) -> None:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.options import RUN, JsonOption, ProjectOption, applied, environment, examples
+from tidemill.cli.options import (
+    RUN,
+    JsonOption,
+    MetricsHostOption,
+    MetricsPortOption,
+    ProjectOption,
+    applied,
+    environment,
+    examples,
+    metrics,
+)
 from tidemill.cli.output import Output, Progress
 from tidemill.cli.shown import counted, instant, number, span
 from tidemill.cli.signals import terminated
 from tidemill.errors import NotFoundError
+from tidemill.metrics import Endpoint
 
 if TYPE_CHECKING:
     from tidemill.environment import Environment
@@ -37,11 +49,15 @@ def batch(
     rollback: Annotated[
         str | None, typer.Option("--rollback", metavar="SOURCE", help="Take back the newest version of this source instead.")
     ] = None,
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = None,
 ) -> None:
     """Fold what the stream has archived into daily partials, and publish them.
 
     Changes no value: a batch run makes state smaller, and gives features their history. It may be killed at any instant and run again,
     while the stream goes on.
+
+    With --every, metrics are served where --metrics-port, or batch.metrics in tidemill.toml, names a port.
 
     JSON: sources, each with source, k, versions, published, seconds; with --every one document a run, each on its line; with --rollback
     source and versions.
@@ -55,6 +71,8 @@ def batch(
     seconds = None if every is None else parse_duration(every) / 1e6
     if seconds is not None and seconds <= 0:
         raise typer.BadParameter("--every must be more than nothing, such as 1d")
+    if every is None and (metrics_port is not None or metrics_host is not None):
+        raise typer.BadParameter("--metrics-port and --metrics-host go with --every: nobody reads the metrics of a process that ends")
     env, out, job = environment(project), Output(json=json), load("batch.job")
     sources = applied(env).sources
     for name in (source, rollback):
@@ -64,7 +82,7 @@ def batch(
         with job.alone(env):
             _roll_back(out, rollback, job.rollback(env, rollback))
     elif seconds is not None:
-        _repeat(env, out, job, seconds)
+        _repeat(env, out, job, seconds, metrics(env, "batch", metrics_port, metrics_host))
     else:
         with Progress() as shown, job.alone(env, shown) as progress:
             results = [job.run_source(env, source, progress)] if source is not None else job.run(env, progress)
@@ -97,11 +115,15 @@ def _roll_back(out: Output, source: str, versions: dict[str, int]) -> None:
     out.say(f"rolled back {source}: {stands}; its features are missing until a worker has rebuilt them")
 
 
-def _repeat(env: Environment, out: Output, job: Any, seconds: float) -> None:
-    """Until SIGTERM, or Ctrl-C. The lease is given back either way."""
+def _repeat(env: Environment, out: Output, job: Any, seconds: float, place: tuple[int, str] | None) -> None:
+    """Until SIGTERM, or Ctrl-C. The lease is given back either way. `place`: of the metrics, a port and a host."""
+    from tidemill.apps import load
+
     runs: list[int] = []
+    measured = load("batch.metrics").BatchMetrics(env)
 
     def report(results: Sequence[Any]) -> None:
+        measured.ran(env, results)
         out.document({"sources": [asdict(r) for r in results]})
         published = sum(sum(r.published.values()) for r in results)
         folded = ", ".join(f"{r.source} to {r.k}" for r in results if r.k) or "nothing"
@@ -111,6 +133,8 @@ def _repeat(env: Environment, out: Output, job: Any, seconds: float) -> None:
             out.say(f"again every {span(round(seconds * 1e6))}; Ctrl-C to stop")
         runs.append(1)
 
-    with terminated() as stopped:
+    with terminated() as stopped, ExitStack() as until_the_end:
+        if place is not None:
+            out.say(f"metrics at {until_the_end.enter_context(Endpoint(measured.collect, *place)).url}")
         job.run_every(env, seconds, stopped, time.sleep, report)
     out.say("stopped")

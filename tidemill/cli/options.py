@@ -20,6 +20,22 @@ ProjectOption: TypeAlias = Annotated[
         "--project", metavar="DIR", help="The project's folder. Default: this one, or the nearest above that has a tidemill.toml."
     ),
 ]
+MetricsPortOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65_535,
+        metavar="PORT",
+        help="Serve metrics for Prometheus at http://HOST:PORT/metrics; 0: any free port.",
+    ),
+]
+MetricsHostOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-host", metavar="HOST", help="Where to listen for that: 127.0.0.1, or 0.0.0.0 for all of this machine's addresses."
+    ),
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 #: The panels of `tidemill --help`.
@@ -49,6 +65,17 @@ def environment(project: Path | None) -> Environment:
     from tidemill.environment import Environment
 
     return Environment.load(project_directory(project))
+
+
+def metrics(env: Environment, section: str, port: int | None, host: str | None) -> tuple[int, str] | None:
+    """Where to serve metrics: what the options say, else `metrics` and `metrics_host` in this section of tidemill.toml; None: nowhere."""
+    from tidemill.metrics import LOOPBACK
+
+    settings = env.project.settings.get(section, {})
+    port = settings.get("metrics") if port is None else port
+    if port is None and host is not None:
+        raise typer.BadParameter(f"--metrics-host needs a port: say --metrics-port, or set {section}.metrics in tidemill.toml")
+    return None if port is None else (port, host or str(settings.get("metrics_host", LOOPBACK)))
 
 
 def applied(env: Environment) -> Applied:

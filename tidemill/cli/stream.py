@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tidemill.cli.options import RUN, JsonOption, ProjectOption, applied, environment, examples
+from tidemill.cli.options import (
+    RUN,
+    JsonOption,
+    MetricsHostOption,
+    MetricsPortOption,
+    ProjectOption,
+    applied,
+    environment,
+    examples,
+    metrics,
+)
 from tidemill.cli.output import Live, Output
 from tidemill.cli.shown import counted, span
 from tidemill.cli.signals import terminated
 from tidemill.errors import TidemillError
+from tidemill.metrics import Endpoint
 
 if TYPE_CHECKING:
     from tidemill.environment import Environment
@@ -21,7 +36,7 @@ _TICK = 0.1
 
 def register(app: typer.Typer) -> None:
     """Put `stream` on the app."""
-    app.command(epilog=examples("tidemill stream --once", "tidemill stream --workers 4"), rich_help_panel=RUN)(stream)
+    app.command(epilog=examples("tidemill stream --once", "tidemill stream --workers 4 --metrics-port 9464"), rich_help_panel=RUN)(stream)
 
 
 def stream(
@@ -35,6 +50,8 @@ def stream(
         typer.Option("--log-level", help="What the workers log on stderr. Default: info; with --once nothing, but the error that ends it."),
     ] = None,
     log_format: Annotated[Literal["text", "json"], typer.Option("--log-format", help="How they log it.")] = "text",
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = None,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -43,16 +60,47 @@ def stream(
     Workers that die are started again, and go on from what the store holds. Where there is new data, a new definition or a second
     stream by mistake, nothing is counted twice or lost.
 
+    Metrics are off unless --metrics-port, or stream.metrics in tidemill.toml, names a port: one for all workers.
+
     JSON, at the end: workers, records, events, dead, lag, waiting (bundles that need a batch run), seconds.
     """
+    with _errors_as(log_format):
+        _stream(workers, once, log_level, log_format, (metrics_port, metrics_host), project, Output(json=json))
+
+
+@contextmanager
+def _errors_as(log_format: Literal["text", "json"]) -> Iterator[None]:
+    """Who reads lines of JSON gets the last one as JSON too."""
     from tidemill.apps import load
 
-    env, out = environment(project), Output(json=json)
+    try:
+        yield
+    except TidemillError as error:
+        if log_format == "text":
+            raise
+        load("streaming.journal").Journal("tidemill", partial(typer.echo, err=True), log_format="json").error(str(error))
+        raise typer.Exit(1) from None
+
+
+def _stream(
+    workers: int | None,
+    once: bool,
+    log_level: str | None,
+    log_format: Literal["text", "json"],
+    port_and_host: tuple[int | None, str | None],
+    project: Path | None,
+    out: Output,
+) -> None:
+    from tidemill.apps import load
+
+    env = environment(project)
     sources = applied(env).sources
     _check(env, logs=once)
     count = workers or int(env.project.settings.get("stream", {}).get("workers", 1))
+    place = metrics(env, "stream", *port_and_host)
     told, begun = load("streaming.status"), time.monotonic()
-    with Live() as live, terminated() as stopped:
+    with ExitStack() as until_the_end:
+        live, stopped = until_the_end.enter_context(Live()), until_the_end.enter_context(terminated())
         quiet = once and log_level is None
         supervisor = load("streaming.supervisor").Supervisor(
             env.project.directory,
@@ -62,12 +110,16 @@ def stream(
             log_format=log_format,
             on_line=(lambda _: None) if quiet else live.line,
         )
+        measured = load("streaming.metrics").StreamMetrics(supervisor, env.project.name)
+        if place is not None:
+            endpoint = until_the_end.enter_context(Endpoint(measured.collect, *place))
+            supervisor.journal.info("metrics", at=endpoint.url)
         finished = interrupted = False
         try:
             supervisor.start()
             while not (finished or stopped()):
                 finished = _over(supervisor)
-                statuses = supervisor.statuses()
+                statuses = measured.look()
                 live.show(told.status_line(statuses) if statuses else f"starting {counted(count, 'worker')}")
                 time.sleep(0 if finished else _TICK)
         except KeyboardInterrupt:
@@ -75,13 +127,13 @@ def stream(
         finally:
             sums = told.totals(supervisor.statuses())
             supervisor.stop()
-    seconds = time.monotonic() - begun
-    done = {name: getattr(sums, name) for name in ("records", "events", "dead", "lag", "waiting")}
+    seconds, read = time.monotonic() - begun, measured.counted()
+    done = {"records": read.records, "events": read.events, "dead": read.dead, "lag": sums.lag, "waiting": sums.waiting}
     out.document({"workers": count, **done, "seconds": seconds})
     how = f"read {counted(len(sources), 'source')} to the end" if finished else "stopped"
     waits = f"; waiting for batch: {', '.join(sums.waiting)}" if sums.waiting else ""
-    read = f"{counted(sums.events, 'event')}, {counted(sums.dead, 'dead letter')}"
-    out.say(f"{how}: {read} with {counted(count, 'worker')} in {span(round(seconds * 1e6))}{waits}")
+    events = f"{counted(read.events, 'event')}, {counted(read.dead, 'dead letter')}"
+    out.say(f"{how}: {events} with {counted(count, 'worker')} in {span(round(seconds * 1e6))}{waits}")
     if interrupted:
         raise KeyboardInterrupt
 

@@ -17,6 +17,7 @@ from tidemill.times import SECOND, format_duration, parse_duration
 
 FILE = "tidemill.toml"
 MAX_SHARDS = 4096
+MAX_PORT = 65_535
 #: Heartbeats and lags are told about once a second; what is gathered for much longer would look like a worker that hangs.
 MAX_LINGER = 10 * SECOND
 
@@ -26,9 +27,9 @@ _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
     "offline": {"url": str},
-    "stream": {"brokers": str, "workers": int, "linger": str},
+    "stream": {"brokers": str, "workers": int, "linger": str, "metrics": int, "metrics_host": str},
     "kafka": {"client": str},
-    "batch": {"every": str},
+    "batch": {"every": str, "metrics": int, "metrics_host": str},
 }
 _TYPE_NAMES = {str: "text", int: "a whole number"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -46,8 +47,8 @@ class Project:
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
     gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `batch.every`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a
-    schema registry).
+    (`stream.workers`, `stream.metrics`, `batch.every`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and
+    those of a schema registry).
     """
 
     directory: Path
@@ -76,6 +77,10 @@ class Project:
         workers = values.get("stream", "workers", 1)
         if workers < 1:
             raise DefinitionError(f"{file}: stream.workers is at least 1; got {workers}")
+        for section in ("stream", "batch"):
+            port = values.get(section, "metrics", 0)
+            if not 0 <= port <= MAX_PORT:
+                raise DefinitionError(f"{file}: {section}.metrics is a port, from 1 to {MAX_PORT}, or 0 for a free one; got {port}")
         linger = values.duration("stream", "linger", "50ms")
         if linger > MAX_LINGER:
             raise DefinitionError(f"{file}: stream.linger is at most {format_duration(MAX_LINGER)}; got {format_duration(linger)}")
