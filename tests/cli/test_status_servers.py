@@ -59,7 +59,8 @@ def on_servers(project: Any, broker_to_stop: Broker, redis_server: RedisServer, 
     project.produce([event(i, "ab"[i % 2], 0.5) for i in range(1500)])
     project.produce(["no json"])
     project.run("apply")
-    assert project.run("stream --once").code == 0
+    streamed = project.run("stream --once")
+    assert streamed.code == 0, streamed
     project.run("batch")
     return project
 

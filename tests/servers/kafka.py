@@ -7,6 +7,7 @@ gone, however that went.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import select
 import shutil
@@ -21,6 +22,9 @@ from pathlib import Path
 import pytest
 
 from tests.servers import certificates
+
+# kafka-python logs what is refused with its traceback, and pytest keeps log records, and so the sockets in them, until all tests are over.
+logging.getLogger("kafka").propagate = False
 
 ROOT = Path(__file__).resolve().parents[2]
 USER, PASSWORD = "miller", "very secret"
@@ -229,6 +233,8 @@ group.initial.rebalance.delay.ms=0
 # On, to find out whether a reader that only looks creates a topic.
 auto.create.topics.enable=true
 message.max.bytes=16777216
+# Tests write records of the past, which any retention would delete before they are read.
+log.retention.ms=-1
 # A broker that was killed is let in again when its session is over.
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
