@@ -17,10 +17,10 @@ PYTHON ?=
 # `make services`: Kafka on this port and Redis on the next; 0: free ones. Their own, 9092 and 6379, if it is empty.
 PORT ?=
 
-.PHONY: help test lint format demo services soak bench lock wheel clean
+.PHONY: help test lint format demo demo-kafka services soak bench lock wheel clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 test: lint ## everything that must hold: lint, types, layers, tests, examples in docstrings and documentation
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -37,6 +37,9 @@ format: $(INSTALLED) ## let ruff rewrite the code
 
 demo: $(INSTALLED) ## a year of flights through two workers, one of them killed, every number checked
 	$(BIN)/python examples/flights/demo.py
+
+demo-kafka: $(INSTALLED) ## the same over a real Kafka and a real Redis, which it starts and stops itself
+	$(BIN)/python tools/services --port 0 --data .demo/servers -- $(BIN)/python examples/flights/demo.py --directory .demo/kafka
 
 services: $(INSTALLED) ## Kafka and Redis in the foreground, until Ctrl-C; PORT=0 for free ports
 	@$(BIN)/python tools/services $(if $(PORT),--port $(PORT))

@@ -2,11 +2,14 @@
 
 Two worker processes stream two logs while these grow; batch cuts and folds them every few days; one worker is killed the hard way in
 the middle; and all along, features are asked for. In the end each value served is held against brute force over the raw log.
+
+`make demo-kafka` does the same over a real Kafka and a real Redis.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +23,7 @@ from rich.table import Table
 import tidemill as tm
 from tidemill.apps.examples.flights.audit import Difference, Served, differences
 from tidemill.apps.examples.flights.make_logs import SOURCES, Delivery
-from tidemill.apps.examples.flights.replay import Outcome, Plan, Replay, Told
+from tidemill.apps.examples.flights.replay import Outcome, Plan, Replay, Servers, Told
 from tidemill.definitions import Definitions
 from tidemill.environment import Environment
 from tidemill.errors import TidemillError
@@ -35,11 +38,14 @@ _SHOWN = {
 }
 
 
-def main(directory: Path = Path(".demo"), plan: Plan | None = None, console: Console | None = None) -> int:
-    """Run the demo in a folder of its own, which is made; the exit code. 0 says that every value was equal, and the kill survived."""
+def main(directory: Path = Path(".demo"), plan: Plan | None = None, console: Console | None = None, servers: Servers | None = None) -> int:
+    """Run the demo in a folder of its own, which is made; the exit code. 0 says that every value was equal, and the kill survived.
+
+    Over files and SQLite, or over `servers`: then its topics, and its part of Redis, are made afresh.
+    """
     console = console or Console(highlight=False)
     try:
-        return _demo(directory, plan or Plan(), console)
+        return _demo(directory, plan or Plan(), console, servers)
     except KeyboardInterrupt:
         console.print(f"stopped; no process is left behind, and what there is lies in {directory}")
         return 130
@@ -48,9 +54,9 @@ def main(directory: Path = Path(".demo"), plan: Plan | None = None, console: Con
         return 1
 
 
-def _demo(directory: Path, plan: Plan, console: Console) -> int:
+def _demo(directory: Path, plan: Plan, console: Console, servers: Servers | None) -> int:
     with console.status("making the two logs of the year, as they would have been written"):
-        replay = Replay(directory, plan)
+        replay = Replay(directory, plan, servers)
     definitions = Environment.load(replay.project).definitions
     logs = " and ".join(definitions.sources)
     console.print(f"{replay.logs.total:,} events in two logs, {logs}; the features are in {replay.project / 'features.py'}", soft_wrap=True)
@@ -150,9 +156,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--directory", type=Path, default=Path(".demo"), help="where the logs and the project are made (default: .demo)")
     parser.add_argument("--first", default=whole.first, help=f"the first day (default: {whole.first})")
     parser.add_argument("--last", default=whole.last, help=f"the last day (default: {whole.last})")
+    parser.add_argument("--brokers", default=os.environ.get("FLIGHTS_KAFKA"), help="Kafka, in the place of files; topics are made afresh")
+    parser.add_argument("--online", default=os.environ.get("FLIGHTS_REDIS"), help="Redis, in the place of SQLite: redis://host:port/db")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     given = _arguments()
-    sys.exit(main(given.directory, Plan(delivery=Delivery(first=given.first, last=given.last))))
+    if (given.brokers is None) != (given.online is None):
+        sys.exit("the demo wants both servers or none: --brokers and --online")
+    real = None if given.brokers is None else Servers(given.brokers, given.online)
+    sys.exit(main(given.directory, Plan(delivery=Delivery(first=given.first, last=given.last)), servers=real))

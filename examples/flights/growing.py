@@ -19,6 +19,7 @@ PATIENCE_SECONDS = 120.0
 
 # librdkafka would write to stderr that a broker is away, which the drills know.
 _QUIET = logging.getLogger("tidemill.examples.flights")
+_QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
 
 
