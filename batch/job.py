@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill.environment import Environment
-from tidemill.errors import NotFoundError, TidemillError
+from tidemill.errors import NotFoundError, StoreUnavailableError, TidemillError
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.offline.cuts import latest_cut, make_cut
 from tidemill.offline.leases import Lease
@@ -26,6 +26,8 @@ from .fold import fold
 Progress = Callable[[str, int, int], None]
 
 LEASE_SECONDS = 300
+#: In seconds: before a store that did not answer is tried again, with `run_every`.
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +144,29 @@ def alone(env: Environment, progress: Progress | None = None) -> Iterator[Progre
 
 
 def run_every(
-    env: Environment, seconds: float, stop: Callable[[], bool], sleep: Callable[[float], None], report: Callable[[list[SourceResult]], None]
+    env: Environment,
+    seconds: float,
+    stop: Callable[[], bool],
+    sleep: Callable[[float], None],
+    report: Callable[[list[SourceResult]], None],
+    failed: Callable[[StoreUnavailableError, float], None],
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Run now and then every `seconds`, holding the lease `batch`, until `stop()`. Raises `LeaseError` if another process holds it."""
+    """Run now and then every `seconds`, holding the lease `batch`, until `stop()`. Raises `LeaseError` if another process holds it.
+
+    While a store does not answer, `failed` hears why, and in how many seconds it is tried again; the run then does what this one left.
+    """
     with alone(env) as progress:
-        due = time.monotonic()
+        due, pause = clock(), FIRST_PAUSE
         while not stop():
-            progress("", 0, 0)
-            if time.monotonic() >= due:
-                due = time.monotonic() + seconds
-                report(run(env, progress))
+            try:
+                progress("", 0, 0)
+                if clock() >= due:
+                    due = clock() + seconds
+                    report(run(env, progress))
+                    pause = FIRST_PAUSE
+            except StoreUnavailableError as error:
+                due = clock() + min(pause, seconds)
+                failed(error, min(pause, seconds))
+                pause = min(2 * pause, LONGEST_PAUSE)
             sleep(min(1.0, seconds))

@@ -39,11 +39,11 @@ model = tm.FeatureService("model", features=[counts, sums, means, largest, p90s]
 """
 
 
-def prepare(root: Path, entities: int = 1000, per_day: int = 20, days: int = 40, online: str = "") -> int:
+def prepare(root: Path, entities: int = 1000, per_day: int = 20, days: int = 40, online: str = "", features: str = FEATURES) -> int:
     """A project with history: 40 days of events, batch published through the last day, the rest in the tail. The last instant."""
     (root / "log").mkdir(parents=True)
     (root / "tidemill.toml").write_text('[project]\nname = "reads"\n' + (f'[online]\nurl = "{online}"\n' if online else ""))
-    (root / "features.py").write_text(FEATURES)
+    (root / "features.py").write_text(features)
     rng = np.random.default_rng(7)
     n = entities * per_day * days
     begin = 20_000 * DAY

@@ -13,7 +13,7 @@ import pytest
 
 from tests.project import EVENTS, VIEW, Folder, events, job
 from tidemill.apps import load
-from tidemill.errors import LeaseError, TidemillError
+from tidemill.errors import LeaseError, StoreUnavailableError, TidemillError
 from tidemill.offline.cuts import latest_cut, make_cut, read_cut
 from tidemill.offline.leases import Lease
 from tidemill.offline.partials import Partials
@@ -130,4 +130,33 @@ def test_a_job_that_was_killed_on_this_host_does_not_hold_the_next_one_up(folder
     alive = f"{socket.gethostname()}:{os.getppid()}"
     Lease(folder.env.offline, "batch", seconds=60, owner=alive).acquire()
     with pytest.raises(LeaseError, match="is held by"), job.alone(folder.env):
+        pass
+
+
+def test_again_and_again_it_outlasts_a_store_that_does_not_answer(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    tried: list[float] = []
+    failures: list[float] = []
+    reports: list[Any] = []
+    real = job.run
+
+    def run(*arguments: Any) -> Any:
+        tried.append(now)
+        if 4 <= now < 3_000:
+            raise StoreUnavailableError("away")
+        return real(*arguments)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(job, "run", run)
+    job.run_every(
+        folder.env, 600.0, lambda: now > 4_000, sleep, reports.append, lambda error, pause: failures.append(pause), clock=lambda: now
+    )
+    assert tried[:6] == [0.0, 600.0, 605.0, 615.0, 635.0, 675.0]
+    assert failures[:8] == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
+    assert [round(each, -3) for each in tried[-2:]] == [3_000, 4_000]
+    assert len(reports) == len(tried) - len(failures)
+    with Lease(folder.env.offline, "batch", seconds=1):
         pass

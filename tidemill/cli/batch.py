@@ -59,7 +59,8 @@ def batch(
 
     With --every, metrics are served where --metrics-port, or batch.metrics in tidemill.toml, names a port.
 
-    JSON: sources, each with source, k, versions, published, seconds; with --every one document a run, each on its line; with --rollback
+    JSON: sources, each with source, k, versions, published, seconds; with --every one document a run, each on its line, or
+    error and again_in_seconds where a store did not answer; with --rollback
     source and versions.
     """
     from tidemill.apps import load
@@ -133,8 +134,12 @@ def _repeat(env: Environment, out: Output, job: Any, seconds: float, place: tupl
             out.say(f"again every {span(round(seconds * 1e6))}; Ctrl-C to stop")
         runs.append(1)
 
+    def failed(error: Exception, pause: float) -> None:
+        out.document({"error": str(error), "again_in_seconds": pause})
+        out.warn(f"{instant(dt.datetime.now(dt.UTC))}  {error}; again in {span(round(pause * 1e6))}")
+
     with terminated() as stopped, ExitStack() as until_the_end:
         if place is not None:
             out.say(f"metrics at {until_the_end.enter_context(Endpoint(measured.collect, *place)).url}")
-        job.run_every(env, seconds, stopped, time.sleep, report)
+        job.run_every(env, seconds, stopped, time.sleep, report, failed)
     out.say("stopped")
