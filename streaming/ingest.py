@@ -26,6 +26,7 @@ from tidemill.kernel.bundle import Bundle, Rejected
 from tidemill.logs.base import Log, PartitionReader, RecordBatch
 from tidemill.logs.decode import Decoder, Events, raw_records
 from tidemill.offline.archive import ArchiveLog, ArchiveReader, ArchiveWriter, archived_end
+from tidemill.offline.begin import begin
 from tidemill.offline.cuts import latest_cut
 from tidemill.offline.dead import LETTER_COLUMNS, DeadWriter
 from tidemill.offline.partials import Partials
@@ -166,7 +167,17 @@ class PartitionIngest:
             else:
                 waiting.append(applied.bundle.id)
         self.counters.waiting = tuple(waiting)
+        if self.source.start is not None and not self._archived and not any(self._belief.values()):
+            self._begin(self.source.start)
         self._seek(min([*self._belief.values(), self._archived]))
+
+    def _begin(self, start: str) -> None:
+        """Nothing was streamed yet: have what lies before the source's start archived, as offsets without events."""
+        find = getattr(self.log, "begin", None)  # a topic has it; files are read whole
+        if find is not None:
+            columns = {column: kind.polars for column, kind in self.source.schema.items()}
+            begin(self.offline, self.source.name, self.partition, columns, lambda: int(find(self.partition, start)))
+            self._archived = archived_end(self.offline, self.source.name, self.partition)
 
     def _prepare(self, applied: AppliedBundle) -> bool:
         """Learn the positions of a bundle's slots, rebuilding empty ones from the partials. False: not ready to take events yet."""
@@ -224,6 +235,7 @@ class PartitionIngest:
             raise LogTruncatedError(
                 f"{self.source.name}, partition {self.partition}: offset {offset} is needed, the log begins at {first}, and the "
                 f"archive ends at {self._archived}: events between are lost; restore the archive, or start a new source"
+                + ("" if self._archived or self.source.start else ", such as with start='earliest' to do without them")
             )
         if offset < self._archived:
             columns = {column: kind.polars for column, kind in self.source.schema.items()}

@@ -226,6 +226,7 @@ def _sources(before: Mapping[str, Source], after: Mapping[str, Source]) -> Itera
             for column in dict.fromkeys([*new.schema, *old.schema]):
                 types = (str_of_type(s.schema[column]) if column in s.schema else None for s in (old, new))
                 details += _differences({f"column {column}": tuple(types)})
+            details += _differences({"start": (old.start, new.start)})
             kind = "redefined" if old.digest != new.digest else "moved" if place else "changed"
             yield SourceChange(name, kind, tuple(details))
 

@@ -74,6 +74,19 @@ def test_a_wrong_source_is_refused_with_its_name_and_the_fix(changes: dict[str, 
         payments(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": "oldest", "topic": "t"}, "start is 'earliest', 'latest', or an instant"),
+        ({"start": True, "topic": "t"}, "got True"),
+        ({"start": "earliest"}, "files are read whole"),
+    ],
+)
+def test_a_wrong_start_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        payments(**changes)
+
+
 def test_a_source_survives_json() -> None:
     source = payments(
         schema=SCHEMA | {"seen": Timestamp("ms")},
@@ -83,8 +96,10 @@ def test_a_source_survives_json() -> None:
         topic="payments",
         format="jsonl",
         value_format="avro",
+        start="2026-11-01",
         description="card payments",
     )
+    assert source.start == "2026-11-01T00:00:00+00:00"
     again = Source.from_spec(json.loads(json.dumps(source.spec())))
     assert again == source
     assert hash(again) == hash(source)

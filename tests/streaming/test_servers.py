@@ -16,10 +16,11 @@ from tests.servers.kafka import kafka_broker
 from tests.servers.redis import RedisServer
 from tests.streaming import shop
 from tests.streaming.conftest import Crew
+from tidemill.apps import load
 from tidemill.environment import Environment
 from tidemill.errors import LogChangedError
 from tidemill.logs.kafka import KafkaAdmin
-from tidemill.times import to_micros
+from tidemill.times import from_micros, to_micros
 
 __all__ = ["kafka_broker"]
 
@@ -143,3 +144,61 @@ def test_told_to_stop_in_full_flow_the_workers_end_cleanly_within_two_seconds(en
     crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 40_000)
     crew.until(lambda: sum(shop.position(env, "interest", p) for p in (0, 1)) == 100)
     assert shop.differences(env.project.directory, known, instants=1) == []
+
+
+def without_their_beginning(env: Environment, events: list[shop.Event], before: dict[int, int]) -> list[shop.Event]:
+    """Produce orders, and have the brokers drop what lies before an offset; what is left."""
+    produce(env, "orders", events)
+    admin = KafkaAdmin(env.project.brokers or "")
+    admin.delete_records(env.applied().sources["orders"].topic or "", before)
+    admin.close()
+    seen = {0: 0, 1: 0}
+    left = []
+    for event in events:
+        partition = int(event["customer"][1:]) % 2
+        if seen[partition] >= before.get(partition, 0):
+            left.append(event)
+        seen[partition] += 1
+    return left
+
+
+def test_a_topic_that_has_lost_its_beginning_is_refused_until_the_source_says_where_to_start(env: Environment, crew: Crew) -> None:
+    known = {"orders": shop.events("orders", 0, 3000), "visits": shop.events("visits", 0, 50)}
+    produce(env, "visits", known["visits"])
+    left = without_their_beginning(env, known["orders"][:2000], {0: 300, 1: 1})
+    supervisor = crew.supervise(1)
+    crew.until(lambda: any("such as with start='earliest'" in line for line in crew.lines))
+    supervisor.stop()
+    features = env.project.directory / "features.py"
+    features.write_text(features.read_text().replace('event_id="id",', 'event_id="id", start="earliest",'))
+    Environment.load(env.project.directory).apply()
+    second = crew.supervise(2, archive_seconds=0.2)
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 2000)
+    assert shop.differences(env.project.directory, known | {"orders": left}) == []
+    os.kill(second.pids[0], signal.SIGKILL)
+    load("batch.job").run(env)
+    produce(env, "orders", known["orders"][2000:])
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 3000)
+    crew.until(lambda: sum(shop.position(env, "interest", p) for p in (0, 1)) == 50)
+    load("batch.job").run(env)
+    assert shop.differences(env.project.directory, known | {"orders": left + known["orders"][2000:]}) == []
+
+
+def test_a_source_may_start_at_an_instant_and_what_comes_before_is_not_counted(env: Environment, crew: Crew) -> None:
+    known = {"orders": shop.events("orders", 0, 400), "visits": shop.events("visits", 0, 50)}
+    at = sorted(to_micros(e["at"]) for e in known["orders"])[200]
+    features = env.project.directory / "features.py"
+    features.write_text(features.read_text().replace('event_id="id",', f'event_id="id", start="{from_micros(at).isoformat()}",'))
+    Environment.load(env.project.directory).apply()
+    for source, events in known.items():
+        produce(env, source, events)
+    crew.supervise(1)
+    crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 400)
+    crew.until(lambda: sum(shop.position(env, "interest", p) for p in (0, 1)) == 50)
+    left = []
+    for partition in (0, 1):  # Kafka's rule: from the first record on whose timestamp, in milliseconds, is not before
+        mine = [e for e in known["orders"] if int(e["customer"][1:]) % 2 == partition]
+        first = next(i for i, e in enumerate(mine) if to_micros(e["at"]) // 1000 >= -(-at // 1000))
+        left += mine[first:]
+    assert 100 < len(left) < 300
+    assert shop.differences(env.project.directory, known | {"orders": left}) == []

@@ -11,7 +11,7 @@ from typing import Any
 from tidemill.definitions.names import check_name, suggestion
 from tidemill.errors import DefinitionError
 from tidemill.stable import digest
-from tidemill.times import format_duration, parse_duration
+from tidemill.times import format_duration, from_micros, parse_duration, to_micros
 from tidemill.types import ColumnType
 
 #: How files are written, with other usual names for the same. Without `format` the files' names tell.
@@ -29,9 +29,11 @@ class Source:
     `timestamp`: the column of the event time. `event_id`: the column (int or str) that identifies an event in errors, audits and ties;
     it does not dedupe. `arrival`: the column of the time when the event became known; it need not stand in `schema`, because in
     Kafka it is the record's own timestamp. `max_ahead`: an event whose time is further than this after its arrival is a dead letter;
-    kept as microseconds. `topic`: a Kafka topic, read when the project has brokers. `path`: files or a glob, relative to the project.
-    `format`: jsonl, csv or parquet, where the files' names do not tell. `value_format`: json or avro, which is how the topic's values are
-    written; avro needs a schema registry in tidemill.toml.
+    kept as microseconds. `topic`: a Kafka topic, read when the project has brokers. `start`: where to begin in a topic that no longer
+    holds all, or more than is wanted: "earliest" (what it still has), "latest" (what comes from now on), or an instant (by the records'
+    timestamps); decided once per partition, when it is first streamed. Without it a topic is read from offset 0, and one that has lost its
+    beginning is refused. `path`: files or a glob, relative to the project. `format`: jsonl, csv or parquet, where the files' names do
+    not tell. `value_format`: json or avro, which is how the topic's values are written; avro needs a schema registry in tidemill.toml.
 
     Raises `DefinitionError`.
 
@@ -50,6 +52,7 @@ class Source:
     path: str | None
     format: str | None
     value_format: str
+    start: str | None
     description: str
 
     def __init__(
@@ -65,6 +68,7 @@ class Source:
         path: str | os.PathLike[str] | None = None,
         format: str | None = None,
         value_format: str = "json",
+        start: str | dt.datetime | None = None,
         description: str = "",
     ) -> None:
         check_name(name, "a source's name")
@@ -102,6 +106,7 @@ class Source:
             "path": None if path is None else _path(name, path),
             "format": None if format is None else FORMATS[format],
             "value_format": value_format,
+            "start": _start(name, start, topic),
             "description": description,
         }
         for field, value in values.items():
@@ -134,6 +139,7 @@ class Source:
             "path": self.path,
             "format": self.format,
             "value_format": self.value_format,
+            "start": self.start,
             "description": self.description,
         }
 
@@ -201,6 +207,22 @@ def _max_ahead(source: str, declared: str | dt.timedelta | None, *, known: bool)
             "or leave max_ahead out"
         )
     return micros
+
+
+def _start(source: str, declared: str | dt.datetime | None, topic: str | None) -> str | None:
+    """As text: earliest, latest, or an instant in UTC."""
+    if declared is None or (isinstance(declared, str) and declared in ("earliest", "latest")):
+        text = declared
+    else:
+        try:
+            text = from_micros(to_micros(declared)).isoformat()
+        except (TypeError, ValueError):
+            raise DefinitionError(
+                f"source {source!r}: start is 'earliest', 'latest', or an instant such as '2026-11-01T00:00:00Z'; got {declared!r}"
+            ) from None
+    if text is not None and topic is None:
+        raise DefinitionError(f"source {source!r}: start says where to begin in a topic, and there is no topic=...; files are read whole")
+    return text
 
 
 def _path(source: str, declared: str | os.PathLike[str]) -> str:

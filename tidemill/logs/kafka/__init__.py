@@ -18,6 +18,7 @@ from tidemill.logs.kafka.reader import Form, KafkaReader
 from tidemill.logs.kafka.settings import Settings
 from tidemill.logs.kafka.watch import TopicWatch, changed
 from tidemill.logs.records import MAX_RECORD
+from tidemill.times import to_micros
 
 __all__ = ["KafkaAdmin", "KafkaLog", "KafkaReader", "Message", "Place", "Topic"]
 
@@ -102,6 +103,15 @@ class KafkaLog:
     def offsets_at(self, time_us: int) -> dict[int, int]:
         """By partition, the first offset at or after a time (UTC microseconds; the log's own times), its end if there is none."""
         return self._admin.offsets_at(self._topic, self._look().partitions, time_us)
+
+    def begin(self, partition: int, start: str) -> int:
+        """The offset that `Source(start=...)` names: of the earliest record, after the latest, or of the first at or after an instant."""
+        if start == "earliest":
+            return self.start(partition)
+        if start == "latest":
+            return self.end(partition)
+        self._require(partition)
+        return self._admin.offsets_at(self._topic, [partition], to_micros(start))[partition]
 
     def open(self, partition: int, offset: int) -> KafkaReader:
         """A reader that begins at `offset`. Raises `LogTruncatedError`, and `LogChangedError` if the topic does not reach so far."""
