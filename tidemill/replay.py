@@ -17,13 +17,14 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from tidemill.definitions import Source
 from tidemill.environment import Environment
-from tidemill.errors import LogError, StoreError, TidemillError
+from tidemill.errors import LogError, LogUnavailableError, StoreError, TidemillError
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.files import FORMATS, FileLog
 from tidemill.logs.records import MAX_RECORD, too_long
@@ -66,19 +67,31 @@ def replayed(store: OfflineStore, source: str) -> set[tuple[int, int]]:
 
 
 def replay(
-    env: Environment, source: Source, to: Path, *, reason: str | None = None, again: bool = False, progress: Progress | None = None
+    env: Environment,
+    source: Source,
+    to: Path | None = None,
+    *,
+    reason: str | None = None,
+    again: bool = False,
+    progress: Progress | None = None,
 ) -> Replay:
     """Write the dead letters of `source` that are events by today's schema to the file `to`: a new one, or JSON lines to append to.
 
-    `to` ends in the source's own format: .jsonl gets the raw lines as they came, .csv the raw records under the columns of the log's
+    Without `to`, into the source's topic, in one transaction: the raw values, each to the partition that it came from, with the time of
+    the replay, because that is when they become known.
+
+    A file `to` ends in the source's own format: .jsonl gets the raw lines as they came, .csv the raw records under the columns of the log's
     last file, .parquet the decoded columns. Letters of an Avro topic go into .parquet. `reason`: only letters whose reason contains
     this. `again`: also what was replayed before.
 
     Raises `LogError` where `to` cannot take them, `TidemillError`.
     """
-    to = Path(os.path.abspath(to))  # noqa: PTH100 - takes `..` out, and follows no link
-    kind = _kind(env, source, to)
-    delivered = _place(env, source, to)
+    if to is None:
+        topic = _topic(env, source)
+        kind, delivered = "topic", True
+    else:
+        to = Path(os.path.abspath(to))  # noqa: PTH100 - takes `..` out, and follows no link
+        kind, delivered = _kind(env, source, to), _place(env, source, to)
     letters = _letters(env.offline, source.name, reason)
     refused = letters.filter(pl.col("view").is_not_null()).height
     letters = letters.filter(pl.col("view").is_null())
@@ -100,7 +113,9 @@ def replay(
         if progress is not None:
             progress("decode", start + page.height, letters.height)
     kept = pl.concat(good) if good else letters
-    if kept.height:
+    if kept.height and to is None:
+        _produce(env.offline, source, topic, kept)
+    elif kept.height and to is not None:
         _write(env.offline, source, to, kind, kept, decoded, header)
     ordered = dict(sorted(failing.items(), key=lambda item: (-item[1], item[0])))
     return Replay(source.name, kept.height, ordered, refused, before, delivered)
@@ -253,7 +268,7 @@ def _write(
             if appended and not _ends_a_line(to):
                 raise LogError(f"{to} ends in the middle of a line: end it with a newline first, or name a new file")
             temporary.write_bytes(lines)
-        key = _note(store, source.name, to, letters)
+        key = _note(store, source.name, str(to), letters)
         if appended:
             _append(to, temporary.read_bytes())
         else:
@@ -266,11 +281,34 @@ def _write(
         temporary.unlink(missing_ok=True)
 
 
-def _note(store: OfflineStore, source: str, to: Path, letters: pl.DataFrame) -> str:
+def _topic(env: Environment, source: Source) -> Any:
+    """The source's topic. Raises `LogError` for a source that is read from files."""
+    log: Any = env.log(source)
+    if not hasattr(log, "deliver"):
+        raise LogError(f"source {source.name!r} is read from files: say which one is to hold the letters, with --to FILE")
+    return log
+
+
+def _produce(store: OfflineStore, source: Source, topic: Any, letters: pl.DataFrame) -> None:
+    """Note what is replayed, then let it appear; where it surely did not, the note goes too."""
+    key = _note(store, source.name, f"topic {source.topic}", letters)
+    try:
+        topic.deliver(list(letters.select("partition", "raw").iter_rows()))
+    except LogUnavailableError as error:  # it may be there all the same, and twice would be a wrong number
+        text = f"{error}; the letters count as replayed: if the topic {source.topic} does not have them, say --again"
+        raise LogUnavailableError(text) from error
+    except LogError:
+        store.delete(key)
+        raise
+    finally:
+        topic.close()
+
+
+def _note(store: OfflineStore, source: str, to: str, letters: pl.DataFrame) -> str:
     offsets: dict[str, list[int]] = {}
     for partition, offset in letters.select("partition", "offset").iter_rows():
         offsets.setdefault(str(partition), []).append(offset)
-    data = json.dumps({"to": str(to), "offsets": offsets}).encode()
+    data = json.dumps({"to": to, "offsets": offsets}).encode()
     number = len(store.list(f"replays/{source}")) + 1
     while not store.create(f"replays/{source}/{number:08d}.json", data):
         number += 1

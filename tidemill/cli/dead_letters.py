@@ -135,7 +135,10 @@ def show(
 
 def replay(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source.")],
-    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="A new file of the source's log, or JSON lines to append to.")],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="A new file of the source's log, or JSON lines to append to. Default: its topic."),
+    ] = None,
     reason: ReasonOption = None,
     again: Annotated[bool, typer.Option("--again", help="Also what was replayed before: it will count twice.")] = False,
     project: ProjectOption = None,
@@ -143,9 +146,9 @@ def replay(
 ) -> None:
     """Decode dead letters with today's schema, and write those that are good now where the log delivers them again.
 
-    Each is replayed once. Letters that only one view refused stay: the other views have counted the event.
+    That is the source's topic, or a file of its log. Each is replayed once. Letters that only one view refused stay: the other views have counted the event.
 
-    JSON: source, to, written, failing (reason to count), refused, before, delivered.
+    JSON: source, to (null: the topic), written, failing (reason to count), refused, before, delivered.
     """
     from tidemill.replay import replay as replay_letters
 
@@ -157,7 +160,7 @@ def replay(
     out.document(
         {
             "source": name,
-            "to": str(to),
+            "to": None if to is None else str(to),
             "written": done.written,
             "failing": dict(done.failing),
             "refused": done.refused,
@@ -169,10 +172,11 @@ def replay(
     if done.failing:
         out.say()
     if done.written and not done.delivered and env.project.brokers is not None and definition.topic is not None:
-        out.warn(f"{name} is read from the topic {definition.topic}, and not from {to}: produce what it holds there")
+        out.warn(f"{name} is read from the topic {definition.topic}, and not from {to}: produce what it holds there, or leave --to out")
     elif done.written and not done.delivered:
         out.warn(f"{to} is not in the log of {name} ({definition.path}): put it there, under a name that sorts after its files")
-    said = [f"wrote {counted(done.written, 'event')} to {to}" if done.written else "wrote nothing"]
+    place = f"topic {definition.topic}" if to is None else to
+    said = [f"wrote {counted(done.written, 'event')} to {place}" if done.written else "wrote nothing"]
     if done.failing:
         said.append(f"{number(sum(done.failing.values()))} still fail")
     if done.before:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from tidemill.errors import LogChangedError, LogError, LogTruncatedError
@@ -112,6 +112,10 @@ class KafkaLog:
             return self.end(partition)
         self._require(partition)
         return self._admin.offsets_at(self._topic, [partition], to_micros(start))[partition]
+
+    def deliver(self, messages: Sequence[tuple[int, bytes]]) -> None:
+        """Write records, each to its partition, with the time at which the brokers get them; readers get all of them or none."""
+        self._admin.produce(self._topic, [Message(partition, None, value) for partition, value in messages], at_once=True)
 
     def open(self, partition: int, offset: int) -> KafkaReader:
         """A reader that begins at `offset`. Raises `LogTruncatedError`, and `LogChangedError` if the topic does not reach so far."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,8 +128,13 @@ class KafkaAdmin:
         with self._asking(f"deleting records of {topic}") as client:
             client.delete_records({TopicPartition(topic, p): offset for p, offset in before.items()})
 
-    def produce(self, topic: str, messages: Sequence[Message | tuple[Any, ...]], *, compression: str | None = None) -> list[Place]:
-        """Write records, and wait until all in-sync replicas have them; where each lies. `compression`: gzip, snappy, lz4 or zstd."""
+    def produce(
+        self, topic: str, messages: Sequence[Message | tuple[Any, ...]], *, compression: str | None = None, at_once: bool = False
+    ) -> list[Place]:
+        """Write records, and wait until all in-sync replicas have them; where each lies. `compression`: gzip, snappy, lz4 or zstd.
+
+        `at_once`: in a transaction, so that readers get all of them or none.
+        """
         from kafka import KafkaProducer
 
         what = f"producing to {topic}"
@@ -139,14 +145,21 @@ class KafkaAdmin:
             options |= {"delivery_timeout_ms": int(wait * 2000), "max_block_ms": int(wait * 1000)}
             # What is too large, the topic says, not the client.
             options |= {"max_request_size": 64 << 20, "compression_type": compression}
+            if at_once:
+                options["transactional_id"] = f"tidemill-{uuid.uuid4().hex}"
             producer = KafkaProducer(**options, linger_ms=5, metrics_enabled=False)
             try:
+                if at_once:
+                    producer.init_transactions()
+                    producer.begin_transaction()
                 sent = []
                 for message in messages:
                     partition, key, value, time_us = Message(*message)
                     millis = None if time_us is None else time_us // 1000
                     sent.append(producer.send(topic, value=value, key=key, partition=partition, timestamp_ms=millis))
                 producer.flush(wait)
+                if at_once:
+                    producer.commit_transaction()
                 return [Place(written.partition, written.offset) for written in (future.get(wait) for future in sent)]
             finally:
                 producer.close(wait)
