@@ -146,7 +146,8 @@ def replay(
 ) -> None:
     """Decode dead letters with today's schema, and write those that are good now where the log delivers them again.
 
-    That is the source's topic, or a file of its log. Each is replayed once. Letters that only one view refused stay: the other views have counted the event.
+    That is the source's topic, or a file of its log. Each is replayed once. Letters that only one view refused stay: the other views
+    have counted the event.
 
     JSON: source, to (null: the topic), written, failing (reason to count), refused, before, delivered.
     """
