@@ -195,8 +195,13 @@ class PartitionIngest:
                 states = self.online.slots(slots)
                 if not all(state.serving for state in states):
                     return False  # another worker rebuilds it just now
-            elif applied.history and self._cuttable():
-                return False  # batch has to fold its history first
+            else:
+                for slot, state in zip(slots, states, strict=True):
+                    if state.cursor is not None:  # a rebuild from a version that was taken back since: nobody can go on with it
+                        self.online.reset(slot)
+                if applied.history and self._cuttable():
+                    return False  # batch has to fold its history first
+                states = self.online.slots(slots)
         for slot, state in zip(slots, states, strict=True):
             self._belief[slot] = state.positions.get(self.partition, 0)
             self._latest, self._arrived = max(self._latest, state.latest), max(self._arrived, state.arrived)

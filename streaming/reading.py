@@ -27,6 +27,8 @@ _ON_ITS_WAY = 0.005
 BEAT = 1.0
 #: In seconds: the first and the longest pause before a store that does not answer is asked again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+#: So many refused flushes in a row are no reason to wait: what was in flight when one is refused, is refused with it.
+_IN_A_ROW = 3
 #: What trying again later may help against.
 NOT_NOW = (StoreUnavailableError, LogUnavailableError)
 #: Looking for new records takes at most this share of the time: listing a folder of many files is slow.
@@ -70,6 +72,7 @@ class Reading:
     _in_flight: int = field(default=0, init=False)
     _beat_at: float = field(default=0.0, init=False)
     _pause: float = field(default=FIRST_PAUSE, init=False)
+    _refused: int = field(default=0, init=False)
 
     @property
     def name(self) -> str:
@@ -111,10 +114,21 @@ class Reading:
         if not self._restored:
             return False
         try:
-            return self.ingest.apply(flush)
+            done = self.ingest.apply(flush)
         except NOT_NOW as error:
             self._wait(error)
             return False
+        self._refused = 0 if done else self._refused + 1
+        if self._refused > _IN_A_ROW:
+            self._yield()
+        return done
+
+    def _yield(self) -> None:
+        """Refused again and again, as when two workers have one partition by mistake: let the other one get on, and say so."""
+        beyond = self._refused - _IN_A_ROW
+        self.awake_at = self.clock() + min(_LOOK * 2.0 ** min(beyond, 20), FIRST_PAUSE * 5)
+        if beyond in (5, 50) or beyond % 500 == 0:
+            self.journal.warning(f"{self.name}: {self._refused} flushes in a row were refused: does another worker write this partition?")
 
     def drop(self) -> None:
         """Instead of `apply`: leave it to a later start."""

@@ -155,3 +155,20 @@ def test_without_a_runtime_everything_is_equal_to_brute_force(env: Environment, 
         shop.append(env.project.directory, source, events)
         ingest_of(env, source, rows=rows).run()
     assert shop.differences(env.project.directory, known, instants=3) == []
+
+
+def test_a_rebuild_that_nobody_can_finish_begins_anew(env: Environment) -> None:
+    """Its version was taken back by a roll-back, and it was the only one."""
+    orders = shop.events("orders", 0, 300)
+    shop.append(env.project.directory, "orders", orders)
+    [bundle] = env.applied().of_source("orders")
+    abandoned = SlotId(bundle.bundle.id, 2)
+    assert env.online.rebuild(abandoned, None, "1:0:0", [], horizon=0)
+    some = ingest_of(env)
+    assert some.run(20) < 20
+    assert some.counters.mismatches == 0
+    assert shop.position(env, "spending") == 300
+    visits = shop.events("visits", 0, 20)
+    shop.append(env.project.directory, "visits", visits)
+    ingest_of(env, "visits").run()
+    assert shop.differences(env.project.directory, {"orders": orders, "visits": visits}) == []

@@ -25,6 +25,7 @@ class Ingest:
         self.done: list[str] = []
         self.trouble: set[str] = set()
         self.admits = False
+        self.refuses = False
         self.at_end = True
 
     def _do(self, what: str) -> None:
@@ -48,7 +49,7 @@ class Ingest:
 
     def apply(self, flush: Any) -> bool:
         self._do("apply")
-        return True
+        return not self.refuses
 
     def idle(self) -> None:
         self._do("idle")
@@ -245,6 +246,19 @@ def test_what_cannot_be_decoded_now_is_dropped_and_read_again_later_and_later() 
     bench.ingest.trouble = {"tile"}
     bench.reading.tile(bench.turn(after=1))
     assert bench.lines[-1].endswith("again_in_seconds=0.2")  # it was healthy in between
+
+
+def test_refused_again_and_again_it_lets_another_worker_get_on_and_says_so() -> None:
+    bench = Bench()
+    bench.turn()
+    bench.ingest.refuses = True
+    bench.ingest.log = [1] * 10_000
+    refused = bench.during(60, 0.001).count("apply")
+    assert 60 <= refused <= 80
+    assert "8 flushes in a row were refused: does another worker write this partition?" in bench.lines[-2]
+    bench.ingest.refuses = False
+    bench.during(2, 0.01)
+    assert bench.during(1, 0.01).count("apply") == 100
 
 
 def test_told_to_stop_it_archives_and_ends() -> None:
