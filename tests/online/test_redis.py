@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import redis
 
 from tests.online.contract import OnlineStoreContract, SharedStoreContract
 from tests.online.processes import Connect
-from tests.servers.redis import RedisClusterServers, RedisServer
+from tests.servers.redis import RedisClusterServers, RedisSentinels, RedisServer
 from tidemill.errors import DefinitionError, StoreError, StoreUnavailableError, StoreVersionError
 from tidemill.online.base import Advance, Cell, CellChange, CellId, EntityChange, SlotId, SlotState, tail_digest
 from tidemill.online.redis import RedisStore
@@ -37,6 +38,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClusterSe
     cluster.stop()
 
 
+@pytest.fixture(scope="module")
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinels]:
+    sentinels = RedisSentinels(tmp_path_factory.mktemp("sentinels"))
+    yield sentinels
+    sentinels.stop()
+
+
 def prefix() -> str:
     return f"t{os.getpid()}x{next(_numbers)}"
 
@@ -51,6 +59,49 @@ class TestRedisCluster(OnlineStoreContract):
     @pytest.fixture
     def connect(self, cluster: RedisClusterServers) -> Connect:
         return partial(RedisStore, f"{cluster.url}&prefix={prefix()}&timeout=30")
+
+
+class TestRedisBehindSentinels(OnlineStoreContract):
+    @pytest.fixture
+    def connect(self, sentinels: RedisSentinels) -> Connect:
+        return partial(RedisStore, f"{sentinels.url}?prefix={prefix()}&timeout=30")
+
+
+def test_when_sentinels_name_another_primary_the_store_goes_on_with_what_the_replica_has(tmp_path: Path) -> None:
+    sentinels = RedisSentinels(tmp_path / "own")
+    store = RedisStore(f"{sentinels.url}?timeout=1")
+    try:
+        assert store.apply([Advance(SLOT, 0, 0, 7, 0, 0, 0, 0, [])]) == [True]
+        sentinels.nodes[1].wait_for(sentinels.nodes[0])
+        sentinels.nodes[0].kill()
+        with pytest.raises(StoreUnavailableError):
+            store.slots([SLOT])
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                if store.apply([Advance(SLOT, 0, 7, 9, 0, 0, 0, 0, [])]) == [True]:
+                    break
+                raise AssertionError("refused, though the replica had it all")
+            except StoreUnavailableError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert store.slots([SLOT])[0].positions == {0: 9}
+    finally:
+        store.close()
+        sentinels.stop()
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://localhost:26379", "redis+sentinel://localhost:26379/mill/0?cluster=true"])
+def test_a_sentinel_url_needs_the_primarys_name(url: str) -> None:
+    with pytest.raises(DefinitionError, match="with the primary's name"):
+        RedisStore(url)
+
+
+def test_a_name_that_no_sentinel_knows_is_said(sentinels: RedisSentinels) -> None:
+    store = RedisStore(sentinels.url.replace("/mill/", "/other/") + "?timeout=1")
+    with pytest.raises(StoreUnavailableError, match="other"):
+        store.slots([SLOT])
+    store.close()
 
 
 @pytest.fixture

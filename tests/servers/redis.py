@@ -114,6 +114,18 @@ class RedisServer:
         shutil.rmtree(self.folder)
         self.folder.mkdir()
 
+    def wait_for(self, primary: RedisServer) -> None:
+        """Wait until this replica has all that its primary has."""
+        mine, theirs = redis.Redis(port=self.port), redis.Redis(port=primary.port)
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            while mine.info("replication")["slave_repl_offset"] < theirs.info("replication")["master_repl_offset"]:
+                assert time.monotonic() < deadline, "the replica does not catch up"
+                time.sleep(0.02)
+        finally:
+            mine.close()
+            theirs.close()
+
     def replicate(self, port: int | None) -> None:
         """Follow the server on that port, until in sync with it; or, given None, follow nobody any more."""
         client = redis.Redis(port=self.port)
@@ -128,6 +140,59 @@ class RedisServer:
                 time.sleep(0.02)
         finally:
             client.close()
+
+
+class RedisSentinels:
+    """A primary and its replica, and two Sentinels that agree within a second or two who is the primary."""
+
+    NAME = "mill"
+
+    def __init__(self, folder: Path) -> None:
+        self.nodes = [RedisServer(folder / str(i)) for i in range(2)]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.ports = [free_port(), free_port()]
+        try:
+            self.nodes[1].replicate(self.nodes[0].port)
+            for port in self.ports:
+                self._start(folder / f"sentinel-{port}", port)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, folder: Path, port: int) -> None:
+        folder.mkdir()
+        (folder / "sentinel.conf").write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {self.NAME} 127.0.0.1 {self.nodes[0].port} 1\n"
+            f"sentinel down-after-milliseconds {self.NAME} 500\nsentinel failover-timeout {self.NAME} 3000\n"
+        )
+        with (folder / "log").open("ab") as log:
+            command = [binary(), str(folder / "sentinel.conf"), "--sentinel"]
+            self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent))  # noqa: PLW1509
+        client = redis.Redis(port=port)
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            while True:
+                try:
+                    if client.execute_command("SENTINEL", "REPLICAS", self.NAME):
+                        return
+                except redis.exceptions.ConnectionError:
+                    pass
+                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
+                time.sleep(0.05)
+        finally:
+            client.close()
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        return f"redis+sentinel://{hosts}/{self.NAME}/0"
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait(timeout=_PATIENCE)
+        for node in self.nodes:
+            node.stop()
 
 
 class RedisClusterServers:

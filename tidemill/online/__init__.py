@@ -26,7 +26,7 @@ def open_online_store(url: str, *, base: Path) -> OnlineStore:
     expected = "[online] url: expected sqlite:///path, sqlite:////path or redis://host:port/db"
     if not separator:
         raise DefinitionError(f"{expected}, got {url!r}")
-    if scheme in ("redis", "rediss"):
+    if scheme in ("redis", "rediss", "redis+sentinel", "rediss+sentinel"):
         try:
             from tidemill.online.redis import RedisStore
         except ModuleNotFoundError as error:

@@ -44,8 +44,9 @@ class RedisConnections:
 
     `url`: `redis://` or `rediss://[user:password@]host:port/db`, with `?prefix=` (before every key, `tm` by default), `timeout=` (seconds,
     5 by default), `cluster=true` and `ca=` (a file of certificates). Of a cluster, name several nodes, `host:port,host:port`: any one of
-    them tells the others, and the first may be away. Without a password in it, TIDEMILL_REDIS_USERNAME and TIDEMILL_REDIS_PASSWORD count.
-    Raises `DefinitionError`.
+    them tells the others, and the first may be away. `redis+sentinel://host:port,host:port/name/db` (`rediss+sentinel://` for servers with
+    TLS) asks Sentinels where the primary of that name is; user, password and `ca` are the servers'. Without a password in it,
+    TIDEMILL_REDIS_USERNAME and TIDEMILL_REDIS_PASSWORD count. Raises `DefinitionError`.
     """
 
     def __init__(self, url: str) -> None:
@@ -56,9 +57,17 @@ class RedisConnections:
         if not self.prefix or any(c in self.prefix for c in "{}. "):
             raise DefinitionError("[online] url: prefix must be a word without braces, dots and spaces, such as ?prefix=flights")
         self._cluster = query.pop("cluster", "false").lower() in ("true", "1", "yes")
-        if more and not self._cluster:
+        secure, sentinel, _ = parts.scheme.partition("+sentinel")
+        self._service = ""
+        if sentinel:
+            self._service, _, db = parts.path.strip("/").partition("/")
+            if not self._service or self._cluster:
+                raise DefinitionError("[online] url: expected redis+sentinel://host:port,host:port/name/db, with the primary's name")
+            self._sentinels = [(parts.hostname or "localhost", parts.port or 26379), *((host, port or 26379) for host, port in more)]
+            parts = parts._replace(scheme=secure, path=f"/{db or 0}")
+        elif more and not self._cluster:
             raise DefinitionError("[online] url: several hosts are the nodes of a cluster: add ?cluster=true, or name one")
-        self._nodes = more
+        self._nodes = [(host, port or 6379) for host, port in more]
         options: dict[str, Any] = {}
         if (ca := query.pop("ca", None)) is not None:
             options["ssl_ca_certs"] = ca
@@ -142,10 +151,29 @@ class RedisConnections:
                 client = self._client
                 if client is None:
                     retry = Retry(NoBackoff(), 1)
+                    if self._service:
+                        client = self._client = self._of_sentinels(retry)
+                        return self._checked_once(client)
                     kind: Any = RedisCluster if self._cluster else redis.Redis
                     node: Any = ClusterNode
                     others = {"startup_nodes": [node(*place) for place in self._nodes]} if self._cluster else {}
                     client = self._client = kind.from_url(self._url, retry=retry, **others, **self._options)
+        return self._checked_once(client)
+
+    def _of_sentinels(self, retry: Retry) -> Any:
+        """A client of whatever server the Sentinels call the primary, asked again with each new connection."""
+        from redis.connection import parse_url
+        from redis.sentinel import Sentinel
+
+        parse: Any = parse_url  # redis-py leaves it untyped
+        wait = {k: v for k, v in self._options.items() if k.startswith("socket")}
+        make: Any = Sentinel
+        sentinels = make(self._sentinels, sentinel_kwargs={**wait, "retry": retry})
+        given = {k: v for k, v in parse(self._url).items() if k in ("username", "password", "db")}
+        secure = {"ssl": True} if self._url.startswith("rediss") else {}
+        return sentinels.master_for(self._service, retry=retry, **given, **secure, **self._options)
+
+    def _checked_once(self, client: Any) -> Any:
         if not self._checked:
             self._check(client)
         return client
@@ -202,7 +230,7 @@ class RedisConnections:
         return StoreUnavailableError(f"Redis at {self.where} does not answer ({_first(error)}): start it, or wait for it")
 
 
-def _first_host(url: str) -> tuple[SplitResult, list[tuple[str, int]]]:
+def _first_host(url: str) -> tuple[SplitResult, list[tuple[str, int | None]]]:
     """The URL with its first host alone, and the other hosts. Raises `DefinitionError`."""
     parts = urlsplit(url)
     user, at, hosts = parts.netloc.rpartition("@")
@@ -210,7 +238,7 @@ def _first_host(url: str) -> tuple[SplitResult, list[tuple[str, int]]]:
     parts = parts._replace(netloc=f"{user}{at}{first}")
     try:
         _ = parts.port
-        return parts, [(other.hostname or "localhost", other.port or 6379) for other in (urlsplit(f"//{each}") for each in others)]
+        return parts, [(other.hostname or "localhost", other.port) for other in (urlsplit(f"//{each}") for each in others)]
     except ValueError:
         raise DefinitionError("[online] url: expected redis://host:port/db, with a number for the port") from None
 
