@@ -176,7 +176,7 @@ class PartitionIngest:
         find = getattr(self.log, "begin", None)  # a topic has it; files are read whole
         if find is not None:
             columns = {column: kind.polars for column, kind in self.source.schema.items()}
-            begin(self.offline, self.source.name, self.partition, columns, lambda: int(find(self.partition, start)))
+            begin(self.offline, self.source.name, self.partition, columns, lambda: dict(find(start)))
             self._archived = archived_end(self.offline, self.source.name, self.partition)
 
     def _prepare(self, applied: AppliedBundle) -> bool:
@@ -374,7 +374,8 @@ class PartitionIngest:
         if self._archive.due():
             self.archive()
         if self._live and self.at_end:
-            self.online.heartbeat(self.source.name, {self.partition: Heartbeat(self._read, self.now())})
+            age = getattr(self._reader, "end_age", 0.0)  # a topic's end was asked for a moment ago, and more may have come since
+            self.online.heartbeat(self.source.name, {self.partition: Heartbeat(self._read, self.now() - int(age * 1e6))})
 
     def run(self, batches: int | None = None) -> int:
         """Poll, tile and apply until there is nothing new, or `batches` times; how many times it was. For tests and one-off jobs."""

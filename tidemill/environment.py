@@ -12,7 +12,7 @@ from typing import Any
 
 from tidemill.applied import NOTHING_APPLIED, Applied, apply_definitions
 from tidemill.definitions import Definitions, Project, Source, load_definitions
-from tidemill.errors import DefinitionError, LogError, NotAppliedError
+from tidemill.errors import DefinitionError, LogError, NotAppliedError, StoreError
 from tidemill.logs.avro.registry import SchemaRegistry, split_settings
 from tidemill.logs.base import Log
 from tidemill.logs.decode import Decoder
@@ -103,6 +103,8 @@ class Environment:
         `StoreError` if someone else has just written.
         """
         before, after = self.applied(), after or self.planned()
+        if after.version != before.version + 1:
+            raise StoreError(f"version {before.version} was applied meanwhile: look at it with `tidemill plan`, then run this again")
         if before.version and before.spec() == after.spec():
             return before
         Applied.from_spec(after.version, after.spec())  # what could not be read back must not be committed

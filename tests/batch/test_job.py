@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from tests.project import EVENTS, VIEW, Folder, events, job
 from tidemill.apps import load
 from tidemill.errors import LeaseError, StoreUnavailableError, TidemillError
 from tidemill.offline.cuts import latest_cut, make_cut, read_cut
-from tidemill.offline.leases import Lease
+from tidemill.offline.leases import Lease, this_process
 from tidemill.offline.partials import Partials
 
 fold = load("batch.fold")
@@ -122,14 +121,32 @@ def test_one_job_at_a_time(folder: Folder) -> None:
 
 
 def test_a_job_that_was_killed_on_this_host_does_not_hold_the_next_one_up(folder: Folder) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    Lease(folder.env.offline, "batch", seconds=60, owner=f"{socket.gethostname()}:{gone.pid}").acquire()
+    gone = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = this_process(gone.pid)
+    Lease(folder.env.offline, "batch", seconds=60, owner=owner).acquire()
+    with pytest.raises(LeaseError, match=f"is held by {socket.gethostname()}:{gone.pid}"), job.alone(folder.env):
+        pass
+    gone.communicate()
     with job.alone(folder.env):
         pass
-    alive = f"{socket.gethostname()}:{os.getppid()}"
-    Lease(folder.env.offline, "batch", seconds=60, owner=alive).acquire()
+
+
+@pytest.mark.parametrize("change", [("host", 0), ("0", 2), ("another namespace", 3)])
+def test_whoever_may_be_alive_elsewhere_is_waited_for(folder: Folder, change: tuple[str, int]) -> None:
+    """Containers share hosts' names, and all have a process 1."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    owner = this_process(gone.pid).split(":")
+    gone.wait()
+    owner[change[1]] = change[0]
+    Lease(folder.env.offline, "batch", seconds=60, owner=":".join(owner)).acquire()
     with pytest.raises(LeaseError, match="is held by"), job.alone(folder.env):
+        pass
+
+
+def test_a_process_that_has_the_number_of_a_dead_one_is_another(folder: Folder) -> None:
+    host, pid, birth, namespace = this_process().split(":")
+    Lease(folder.env.offline, "batch", seconds=60, owner=f"{host}:{pid}:{int(birth) - 1}:{namespace}").acquire()
+    with job.alone(folder.env):
         pass
 
 

@@ -31,7 +31,7 @@ class Source:
     Kafka it is the record's own timestamp. `max_ahead`: an event whose time is further than this after its arrival is a dead letter;
     kept as microseconds. `topic`: a Kafka topic, read when the project has brokers. `start`: where to begin in a topic that no longer
     holds all, or more than is wanted: "earliest" (what it still has), "latest" (what comes from now on), or an instant (by the records'
-    timestamps); decided once per partition, when it is first streamed. Without it a topic is read from offset 0, and one that has lost its
+    timestamps); decided once, when the topic is first streamed. Without it a topic is read from offset 0, and one that has lost its
     beginning is refused. `path`: files or a glob, relative to the project. `format`: jsonl, csv or parquet, where the files' names do
     not tell. `value_format`: json or avro, which is how the topic's values are written; avro needs a schema registry in tidemill.toml.
 

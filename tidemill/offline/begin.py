@@ -1,8 +1,9 @@
-"""Where a partition of a topic begins to count, once and for all.
+"""Where a topic begins to count, once and for all.
 
-A topic that has a retention no longer holds its beginning. A source that says where to `start` has that place decided once, when the
-partition is first streamed, and noted by create-if-absent: of two workers at once, both begin where one said. What lies before it is
-archived as offsets without events, so that everything else (positions, blocks, cuts, folds, replays) begins at offset 0 as ever.
+A topic that has a retention no longer holds its beginning. A source that says where to `start` has that place decided once for all
+partitions that there are when it is first streamed, and noted by create-if-absent: of two workers at once, both begin where one said. What
+lies before it is archived as offsets without events, so that everything else (positions, blocks, cuts, folds, replays) begins at
+offset 0 as ever. A partition that the topic gets later begins at its own offset 0, whatever was written before a worker saw it.
 """
 
 from __future__ import annotations
@@ -12,21 +13,27 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
+from tidemill.errors import StoreError
 from tidemill.offline.archive import PLACE_COLUMNS, partition_folder, range_name
 from tidemill.offline.store import OfflineStore, read_json
 
 
-def begin(store: OfflineStore, source: str, partition: int, columns: Mapping[str, pl.DataType], find: Callable[[], int]) -> int:
-    """The offset at which a partition begins to count; `find` says it, the first time.
+def begin(
+    store: OfflineStore, source: str, partition: int, columns: Mapping[str, pl.DataType], find: Callable[[], Mapping[int, int]]
+) -> int:
+    """The offset at which a partition begins to count; `find` says it for all partitions, the first time.
 
     Safe to kill at any instant, and to run again. Raises `StoreError`, and what `find` raises.
     """
-    key = f"index/{source}/begin/{partition:05d}.json"
+    key = f"index/{source}/begin.json"
     data = store.read(key)
     if data is None:
-        store.create(key, json.dumps({"offset": find()}).encode())
+        store.create(key, json.dumps({"offsets": {str(p): offset for p, offset in find().items()}}).encode())
         data = store.read(key) or b""
-    offset = int(str(read_json(store, key, data)["offset"]))
+    offsets = read_json(store, key, data).get("offsets")
+    if not isinstance(offsets, dict):
+        raise StoreError(f"{store.path(key)} should say where each partition begins: restore it from a copy")
+    offset = int(offsets.get(str(partition), 0))
     if offset:
         archived = f"{partition_folder('archive', source, partition)}/{range_name(0, offset)}"
         if not store.exists(archived):

@@ -17,6 +17,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from tidemill.errors import LeaseError, StoreError
@@ -34,9 +35,31 @@ class Holding(NamedTuple):
     until: int
 
 
-def this_process() -> str:
-    """The owner that a lease names by default: host and process id."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def this_process(pid: int | None = None) -> str:
+    """The owner that a lease names by default: host, process id, when it began (in the kernel's count), and whose count of ids it is.
+
+    Containers may share a host's name, and all have a process 1: only within one boot and one namespace does an id say who is dead.
+    """
+    number = os.getpid() if pid is None else pid
+    return f"{socket.gethostname()}:{number}:{_birth(number)}:{_namespace()}"
+
+
+def _birth(pid: int) -> int:
+    """When a process began; 0 for one that is gone, or where that cannot be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _namespace() -> str:
+    """A word for this boot of the machine, and the namespace of process ids; empty where it cannot be known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - of what the link names
+    except OSError:
+        return ""
 
 
 class Lease:
@@ -148,21 +171,21 @@ class Lease:
 
     def _held_by(self, holding: Holding) -> LeaseError:
         until = from_micros(holding.until).isoformat(timespec="seconds")
-        return LeaseError(f"the lease {self._name!r} is held by {holding.owner} until {until}: wait for it, or stop that process")
+        return LeaseError(f"the lease {self._name!r} is held by {_shown(holding.owner)} until {until}: wait for it, or stop that process")
+
+
+def _shown(owner: str) -> str:
+    """Host and process id, for people."""
+    parts = owner.rsplit(":", 3)
+    return ":".join(parts[:2]) if len(parts) == 4 else owner
 
 
 def _dead(owner: str) -> bool:
-    """Whether the owner was a process of this host that is no more."""
-    host, _, pid = owner.rpartition(":")
-    if host != socket.gethostname() or not pid.isdecimal():
+    """Whether the owner was a process of this host, as this one counts processes, that is no more."""
+    host, pid, birth, namespace = [*owner.rsplit(":", 3), "", "", ""][:4]
+    if host != socket.gethostname() or not namespace or namespace != _namespace() or not pid.isdecimal() or birth in ("", "0"):
         return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):  # it lives, as another user; or it is no process id
-        return False
-    return False
+    return str(_birth(int(pid))) != birth
 
 
 def _encoded(holding: Holding) -> bytes:

@@ -29,6 +29,10 @@ _OPTIONS = ("prefix", "timeout", "cluster", "ca")
 _MOVES, _PAUSE = 5, 0.1
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError)
 _MOVED = (redis.exceptions.MovedError, redis.exceptions.AskError, redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError)
+#: What passes by itself: replicas that are missing, a disk that is full, a long script, a replica without its primary; and how a script
+#: fails whose slot is being moved to another node.
+_NOT_NOW = ("NOREPLICAS", "MISCONF", "BUSY", "MASTERDOWN", "Good replicas", "Errors writing")
+_MOVING = "non local key"
 
 
 class Command(NamedTuple):
@@ -216,6 +220,8 @@ class RedisConnections:
             raise StoreUnavailableError(f"Redis at {self.where} does not answer ({error}): start it, or wait for it") from None
 
     def _of(self, error: Exception) -> StoreError:
+        if str(error).startswith(_NOT_NOW) or _MOVING in str(error):
+            return StoreUnavailableError(f"Redis at {self.where} takes no such request now ({_first(error)})")
         match error:
             case redis.exceptions.AuthenticationError() | redis.exceptions.NoPermissionError():
                 return StoreError(

@@ -104,14 +104,12 @@ class KafkaLog:
         """By partition, the first offset at or after a time (UTC microseconds; the log's own times), its end if there is none."""
         return self._admin.offsets_at(self._topic, self._look().partitions, time_us)
 
-    def begin(self, partition: int, start: str) -> int:
-        """The offset that `Source(start=...)` names: of the earliest record, after the latest, or of the first at or after an instant."""
+    def begin(self, start: str) -> dict[int, int]:
+        """By partition, the offset that `Source(start=...)` names: "earliest", "latest", or an instant."""
+        partitions = self._look().partitions
         if start == "earliest":
-            return self.start(partition)
-        if start == "latest":
-            return self.end(partition)
-        self._require(partition)
-        return self._admin.offsets_at(self._topic, [partition], to_micros(start))[partition]
+            return self._admin.starts(self._topic, partitions)
+        return self._admin.ends(self._topic, partitions) if start == "latest" else self.offsets_at(to_micros(start))
 
     def deliver(self, messages: Sequence[tuple[int, bytes]]) -> None:
         """Write records, each to its partition, with the time at which the brokers get them; readers get all of them or none."""

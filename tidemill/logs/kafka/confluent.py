@@ -78,7 +78,10 @@ class ConfluentReader(KafkaReader):
         self._hear()
         end = self.position
         if any(map(self._error_of, messages)):
-            # A word about the end has an offset, as messages have.
+            # A word about the end has an offset, as messages have. What comes after one that ends the reading may lie beyond a gap.
+            stops = (self._truncated, *self._fatal, *self._out_of_range)
+            first = next((i for i, m in enumerate(messages) if (e := m.error()) is not None and e.code() in stops), len(messages))
+            messages = messages[: first + 1]
             events = [message for message in messages if message.error() is not None]
             messages = [message for message in messages if message.error() is None]
             for event in events:

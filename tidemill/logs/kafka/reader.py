@@ -72,6 +72,11 @@ class KafkaReader(ABC):
         """Whether everything was read that was there when the brokers were last asked, a second ago or so."""
         return self._watch.is_end(self.partition, self.position)
 
+    @property
+    def end_age(self) -> float:
+        """Seconds since the look at the log's end that `at_end` goes by began."""
+        return self._watch.age
+
     def read(self, max_records: int) -> RecordBatch | None:
         """Up to `max_records` records, or None: nothing has come yet. Never blocks, but to find out why an offset is refused.
 

@@ -88,6 +88,11 @@ class TopicWatch:
         seen = self.seen
         return partition in seen.ends and position >= seen.ends[partition] and self._clock() - seen.at < self._timeout
 
+    @property
+    def age(self) -> float:
+        """Seconds since the last look began."""
+        return max(self._clock() - self.seen.at, 0.0)
+
     def _run(self) -> None:
         while True:
             self._wake.wait(EVERY)
