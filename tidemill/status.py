@@ -225,9 +225,8 @@ def _ask(env: Environment, source: Source, standing: _Standing) -> _Asked:
     except TidemillError as error:
         problem = problem or str(error)
     finally:
-        close = getattr(log, "close", None)  # of a topic's
-        if close is not None:
-            close()
+        if log is not None:
+            log.close()
     return _Asked(ends, newest, problem)
 
 

@@ -70,6 +70,7 @@ def test_a_wrong_definitions_file_is_refused_by_plan_and_apply(project: Any, tex
         ("dead-letters show tx 7", "tx has no dead letter at partition 0, offset 7"),
         ("dead-letters replay tx --to new.csv", "source 'tx' is jsonl, so the file that is to join its log must end in .jsonl"),
         ("dead-letters replay tx --to data/0.jsonl", "1.jsonl comes after it in partition 0 of 'tx'"),
+        ("dead-letters replay tx", "source 'tx' is read from files: say which one is to hold the letters, with --to FILE"),
     ],
 )
 def test_a_request_that_cannot_be_answered_says_what_is_wrong(project: Any, command: str, said: str) -> None:
@@ -94,7 +95,6 @@ def test_a_request_that_cannot_be_answered_says_what_is_wrong(project: Any, comm
         ("stream --metrics-port 65536", "'--metrics-port': Input should be less than or equal to 65535"),
         ("dead-letters show tx first", "'OFFSET': Input should be a valid integer"),
         ("dead-letters list --limit 0", "'--limit'"),
-        ("dead-letters replay tx", "Missing option '--to'"),
         ("get card card=a card=b", "card is given twice, and NAME=VALUE are of one entity: write --row once for each"),
         ("get card card=a card=a", "card is given twice"),
         ("batch --rollback", "Option '--rollback' requires an argument; see `tidemill batch --help`"),

@@ -41,6 +41,9 @@ class MemoryLog:
     def open(self, partition: int, offset: int) -> MemoryReader:
         return MemoryReader(self, partition, offset)
 
+    def close(self) -> None:
+        pass
+
 
 class MemoryReader:
     """Reads as many records at a time as `limit` says, so that batches can be of any size."""

@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +46,18 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+# A process is "parent" to the kernel by the thread that made it, so that must be one that lasts as long as this process.
+_spawner = ThreadPoolExecutor(1, "redis-spawner")
+
+
+def _spawn(command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
+    def spawn() -> subprocess.Popen[bytes]:
+        with log.open("ab") as file:
+            return subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=_die_with_parent)  # noqa: PLW1509 - one system call
+
+    return _spawner.submit(spawn).result()
+
+
 class RedisServer:
     """One server with its own folder. It can be killed and started again, with what its append-only file has.
 
@@ -73,8 +87,7 @@ class RedisServer:
         """Start, and wait until it answers."""
         command = [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--daemonize", "no"]
         command += ["--appendonly", "yes", "--appendfsync", "everysec", "--enable-debug-command", "yes", *self._options]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)  # noqa: PLW1509 - it only makes one system call
+        self._process = _spawn(command, self.folder / "log")
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -165,9 +178,7 @@ class RedisSentinels:
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {self.NAME} 127.0.0.1 {self.nodes[0].port} 1\n"
             f"sentinel down-after-milliseconds {self.NAME} 500\nsentinel failover-timeout {self.NAME} 3000\n"
         )
-        with (folder / "log").open("ab") as log:
-            command = [binary(), str(folder / "sentinel.conf"), "--sentinel"]
-            self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent))  # noqa: PLW1509
+        self._processes.append(_spawn([binary(), str(folder / "sentinel.conf"), "--sentinel"], folder / "log"))
         client = redis.Redis(port=port)
         deadline = time.monotonic() + _PATIENCE
         try:

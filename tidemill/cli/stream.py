@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -152,4 +152,5 @@ def _check(env: Environment, *, logs: bool) -> None:
     env.online.close()
     if logs:
         for source in env.applied().sources.values():
-            env.log(source).partitions()
+            with closing(env.log(source)) as log:
+                log.partitions()

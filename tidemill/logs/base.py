@@ -76,3 +76,7 @@ class Log(Protocol):
     def open(self, partition: int, offset: int) -> PartitionReader:
         """A reader that begins at `offset`."""
         ...
+
+    def close(self) -> None:
+        """Give back what it holds: connections, threads. Used again, it takes them again."""
+        ...

@@ -92,6 +92,9 @@ class FileLog:
         """A reader that begins at `offset`. Raises `LogChangedError` if the files do not reach so far."""
         return FileReader(self._files(partition), offset)
 
+    def close(self) -> None:
+        """Nothing is held between two calls."""
+
     def _files(self, partition: int) -> PartitionFiles:
         with self._lock:
             if partition not in self._partitions:
