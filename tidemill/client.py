@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -25,6 +25,9 @@ from tidemill.kernel.table import OVERFLOW
 from tidemill.online.base import Cell, CellId, Heartbeat, SlotId
 from tidemill.stable import shard_of
 from tidemill.times import from_micros, to_micros
+
+if TYPE_CHECKING:
+    from tidemill.datasets import HistoricalFeatures
 
 Features = Requested | Sequence[Requested]
 
@@ -115,6 +118,36 @@ class FeatureStore:
                     [_worst(s) for s in zip(*(status[r.column] for r in output.refs), strict=True)] if output.refs else [OK] * len(rows)
                 )
         return OnlineFeatures(columns, shown, AsOf(answers, self._heartbeats), from_micros(instant), plan.types)
+
+    # ---- historical -------------------------------------------------------------------------------------------------------------
+
+    def get_historical_features(
+        self,
+        entity_df: Any,
+        features: Features,
+        *,
+        knowledge: str | None = None,
+        freshness: str | dt.timedelta | None = None,
+    ) -> HistoricalFeatures:
+        """The features of each row as a live request at its instant would have answered: same windows, same hops, same bits.
+
+        `entity_df`: a pandas, Polars or Arrow frame (or a list of dicts) with the key columns, `event_timestamp` (naive is read as UTC;
+        what is finer than a microsecond is floored), and the request columns; other columns, such as a label, are carried along. Row
+        order is kept; rows may repeat. `features` as in `get_online_features`.
+
+        `knowledge`: "arrival", what had arrived by then, which is the default where the source has arrival times; or "event_time",
+        what had happened, whenever it became known. `freshness`, such as "1h": nothing newer than that is known. An event without an
+        arrival time arrived when it happened.
+
+        An entity that no event is known of at its instant is answered as online: counts and sums are 0, everything else is null.
+        Raises `RequestError` (no such column; a key or an instant that is null or of another type), `NotFoundError`, `LogError`,
+        `StoreError`. Needs Numba: `pip install 'tidemill[datasets]'`.
+        """
+        from tidemill.datasets import Terms, get_historical_features
+
+        return get_historical_features(self.env, entity_df, features, Terms.parse(knowledge, freshness))
+
+    # ---- how a request is answered ----------------------------------------------------------------------------------------------
 
     def _plan(self, features: Features) -> _Plan:
         key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features
