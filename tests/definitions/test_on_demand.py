@@ -311,13 +311,13 @@ def test_a_partial_can_be_an_on_demand_feature() -> None:
 @examples(40)
 @given(data=st.data())
 def test_many_rows_at_once_are_answered_as_each_by_itself(data: st.DataObject) -> None:
-    def function(a: Any, b: Any) -> Any:
+    def either(a: Any, b: Any) -> Any:
         return np.where(a > 2, a / b, a + b)
 
-    of_output = {float: function, int: lambda a, b: np.floor(np.clip(function(a, b), -9, 9)), bool: lambda a, b: a > b}
+    of_output: dict[Any, Any] = {float: either, int: lambda a, b: np.floor(np.clip(either(a, b), -9, 9)), bool: lambda a, b: a > b}
     output = data.draw(st.sampled_from((float, int, bool)))
     kinds = {"a": data.draw(st.sampled_from((int, float, bool))), "b": data.draw(st.sampled_from((int, float, bool)))}
-    made = on_demand(inputs=[Request(**kinds)], name="made", output=output)(lambda a, b: of_output[output](a, b))
+    made = on_demand(inputs=[Request(**kinds)], name="made", output=output)(of_output[output])
     values = {int: st.integers(-(2**63), 2**63 - 1), float: st.floats(-1e300, 1e300), bool: st.booleans()}
     n = data.draw(st.integers(1, 8))
     columns = {c: data.draw(st.lists(st.none() | values[k], min_size=n, max_size=n)) for c, k in kinds.items()}
