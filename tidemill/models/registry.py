@@ -171,6 +171,9 @@ class Models:
         unknown = sorted(set(fill or {}) - named)
         if unknown:
             raise ModelError(f"fill names {unknown[0]!r}, which the model does not read; {suggestion(unknown[0], named)}")
+        for feature, value in (fill or {}).items():
+            if not np.isfinite(value):
+                raise ModelError(f"fill of {feature!r} is {value}: nulls are replaced by finite numbers")
         pair, chosen, limit = _classes(dumped, positive, threshold)
         try:
             fallback, max_missing = check_fallback(fallback), check_max_missing(max_missing)
@@ -178,7 +181,7 @@ class Models:
             raise ModelError(str(error)) from None
         manifest = Manifest(
             model=name,
-            version="0",
+            version="",
             framework=framework,
             kind=dumped.kind,
             service=service,
@@ -202,6 +205,8 @@ class Models:
         )
         loaded = unchecked(manifest, dumped.data, "", self._context)
         given = None if golden is None else np.asarray(golden, dtype=np.float64)[:GOLDEN_ROWS]
+        if given is not None and given.shape[1:] != (len(used),):
+            raise ModelError(f"golden rows have the shape {given.shape}, and {len(used)} features were expected: (rows, {len(used)})")
         rows = golden_rows(len(used), given)
         tried = Golden(manifest.columns, tuple(tuple(None if np.isnan(v) else v for v in r) for r in rows.tolist()), ())
         encoded = replace(tried, scores=tuple(score_finite(loaded, rows).tolist())).encode()
@@ -324,7 +329,7 @@ class Models:
 
     def _check_definition(self, manifest: Manifest) -> None:
         """Raise `ModelRefusedError` unless the model's features mean what they meant when it was made."""
-        what = f"{manifest.model} {manifest.version}"
+        what = manifest.title
         again = f"undo that, or train the model again; its other versions: `tidemill model list {manifest.model}`"
         try:
             now = features_of(self._wanted(manifest.service))
