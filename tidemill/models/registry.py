@@ -155,8 +155,8 @@ class Models:
 
         `model`: a fitted model of scikit-learn, LightGBM or River, an ONNX model, a file of one (.skops, .onnx, .txt), or an import path
         `module:attribute`. `features`: the columns of its matrix in order, where it does not know them and they are not simply the
-        service's. `classes`, in the model's order, and `positive`, the one whose probability is the score (default: the second).
-        `threshold`: from which score on a row is in that class (0.5). `fill`: what replaces a null, per feature; other nulls are NaN.
+        service's. `classes`, in the model's order, and `positive`, the one whose probability is the score (default: the second; its
+        text will do). `threshold`: from which score on a row is in that class (0.5). `fill`: what replaces a null, per feature; other nulls are NaN.
         `fallback`, `max_missing`: see `FeatureStore.score`. `golden`: rows to try it with, besides nulls, zeros and ones.
 
         Raises `ModelError` for a model that does not fit the service, is no binary classifier or regression, or does not score
@@ -386,8 +386,9 @@ def _classes(
     pair = dumped.classes or (False, True)
     if len(pair) != 2:
         raise ModelError(f"a classifier here tells two classes apart; this one has {len(pair)}: {', '.join(map(repr, pair[:10]))}")
-    chosen = pair[1] if positive is None else positive
-    if chosen not in pair:
+    said = [c for c in pair if c == positive] or [c for c in pair if str(c).lower() == str(positive).lower()]
+    chosen = pair[1] if positive is None else said[0] if said else None
+    if chosen is None:
         raise ModelError(f"positive is {positive!r}, which is none of the model's classes, {pair[0]!r} and {pair[1]!r}")
     limit = 0.5 if threshold is None else float(threshold)
     if not 0.0 <= limit <= 1.0:
