@@ -95,8 +95,9 @@ def prepare(given: Any, wanted: FeatureSet, *, label: str, label_time: str | Non
         )
     y, decided = _labels(rows[label], label, kind)
     order = np.argsort(at, kind="stable")
-    asked = rows.select(n for n in frame.columns if n in row_columns or n == TIMESTAMP)[order]
-    return Labelled(asked, rows.select(slices)[order], y[order], at[order], known[order], decided, len(frame) - len(rows))
+    ordered = rows[order]
+    asked = ordered.select(n for n in frame.columns if n in row_columns or n == TIMESTAMP)
+    return Labelled(asked, ordered.select(slices), y[order], at[order], known[order], decided, len(frame) - len(rows))
 
 
 def split(rows: Labelled, where: str | float) -> Split:

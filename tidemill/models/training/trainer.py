@@ -120,7 +120,7 @@ def train(
         },
         "champion": champion,
         "metrics": metrics,
-        "slices": by_slice(rows.kind, y, scored, rows.slices[parts.test]),
+        "slices": by_slice(rows.kind, y, scored, rows.slices[parts.test] if slices else rows.slices),
         "notes": notes,
         "gates": [asdict(g) for g in gates],
     }
