@@ -14,7 +14,10 @@ TidemillError
 ├── StoreError                 the online or the offline store cannot do it: full, no permission, unreachable
 │   ├── StoreVersionError      a store that another version of tidemill wrote
 │   └── StoreUnavailableError  not now: locked for longer than the time-out, unreachable
-└── LeaseError                 another process holds the lease (a batch job that is already running)
+├── LeaseError                 another process holds the lease (a batch job that is already running)
+└── ServiceError               the scoring service (HTTP) failed, or what answers there is none
+    ├── ServiceUnavailableError  not now: no connection, no answer in time, too many requests at once
+    └── ServiceAccessError     it wants an API key, or another one
 """
 
 from __future__ import annotations
@@ -78,3 +81,15 @@ class StoreUnavailableError(StoreError):
 
 class LeaseError(TidemillError):
     """Another process holds the lease."""
+
+
+class ServiceError(TidemillError):
+    """The scoring service answered with an error of its own, or with something that is no answer of tidemill's."""
+
+
+class ServiceUnavailableError(ServiceError):
+    """The scoring service does not answer now, or not in time, or has too much to do; trying again later may help."""
+
+
+class ServiceAccessError(ServiceError):
+    """The scoring service wants an API key, or another one."""
