@@ -21,6 +21,7 @@ from .decoding import decode
 from .faults import Fault
 from .keys import Keys
 from .settings import Settings
+from .threads import Threads
 
 T = TypeVar("T")
 #: In seconds: for how long an answer to "are you ready" holds, and how long the store may take for it.
@@ -48,7 +49,7 @@ class Service:
         self.counts, self.file = counts, file
         self._writer = Writer()
         self._features = msgspec.json.Decoder(FeaturesRequest)
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="read")
+        self._threads = Threads(settings.threads)
         self._looking = ThreadPoolExecutor(1, thread_name_prefix="ready")
         self._under_way = 0
         self._applied = 0
@@ -57,7 +58,7 @@ class Service:
 
     def close(self) -> None:
         """Give back threads and connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         self._looking.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
@@ -84,7 +85,8 @@ class Service:
             raise Fault("overloaded", f"{limit} requests are under way in this worker: try again in a moment, or start more workers")
         self._under_way += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, body)
+            found: T = await self._threads.run(work, body)
+            return found
         finally:
             self._under_way -= 1
 
