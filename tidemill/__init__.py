@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tidemill.definitions import Request as Request
     from tidemill.definitions import Source as Source
     from tidemill.definitions import on_demand as on_demand
+    from tidemill.models.scores import Scores as Scores
     from tidemill.remote.client import AsyncScoringClient as AsyncScoringClient
     from tidemill.remote.client import ScoringClient as ScoringClient
     from tidemill.types import Timestamp as Timestamp
@@ -43,6 +44,7 @@ _HOMES = {
     "tidemill.answers": ("AsOf", "OnlineFeatures"),
     "tidemill.client": ("FeatureStore",),
     "tidemill.definitions": ("Entity", "FeatureService", "FeatureView", "Project", "Request", "Source", "on_demand"),
+    "tidemill.models.scores": ("Scores",),
     "tidemill.remote.client": ("AsyncScoringClient", "ScoringClient"),
     "tidemill.types": ("Timestamp",),
 }
