@@ -9,7 +9,8 @@ import msgspec
 import polars as pl
 
 from tidemill.answers import OnlineFeatures
-from tidemill.remote.wire import AsOfAnswer, FeaturesAnswer, Known
+from tidemill.models.scores import Scores
+from tidemill.remote.wire import AsOfAnswer, FeaturesAnswer, Known, ScoreAnswer
 
 _NAMES: Mapping[type[pl.DataType], str] = {
     pl.Int64: "int",
@@ -30,6 +31,20 @@ class Writer:
         """Columns, statuses and what was known."""
         rows = len(next(iter(answer.columns.values()), ()))
         return FeaturesAnswer(answer.columns, answer.status, self._types_of(answer), answer.at, _as_of(answer, rows))
+
+    def scores(self, answer: Scores) -> ScoreAnswer:
+        """Scores, and the features that they were made of."""
+        return ScoreAnswer(
+            answer.prediction_id,
+            answer.score,
+            answer.label,
+            answer.status,
+            answer.reason,
+            answer.model,
+            answer.version,
+            answer.warning,
+            self.features(answer.features),
+        )
 
     def encode(self, answer: msgspec.Struct) -> bytes:
         """As JSON."""

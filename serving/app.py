@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tidemill.metrics import TEXT_TYPE, text_of
 from tidemill.remote.wire import ReadyAnswer
 
-from .faults import Fault, fault_of
+from .faults import LOGGED, Fault, fault_of
 from .keys import Keys
 from .metrics import collect
 from .openapi import document
@@ -48,17 +48,18 @@ def make_app(service: Service) -> Starlette:
         return Response(body, 200 if ready else 503, media_type=JSON, headers={} if ready else {"Retry-After": "1"})
 
     async def metrics(_: Request) -> Response:
-        figures = collect(service.all_counts(), service.store.env.project.name, service.versions())
+        figures = collect(service.all_counts(), service.store.env.project.name)
         return Response(text_of(figures), media_type=TEXT_TYPE)
 
     async def models(_: Request) -> Response:
-        return Response(msgspec.json.encode(service.models()), media_type=JSON)
+        return Response(await service.computed(service.models, None), media_type=JSON)
 
     async def openapi(_: Request) -> Response:
         return Response(told, media_type=JSON)
 
     routes = [
         Route("/v1/features", Post(service, service.features), methods=["POST"]),
+        Route("/v1/score", Post(service, service.score), methods=["POST"]),
         Route("/v1/models", models),
         Route("/livez", livez),
         Route("/readyz", readyz),
@@ -91,6 +92,7 @@ def make_app(service: Service) -> Starlette:
 
 async def _tell(service: Service) -> None:
     while service.file is not None:
+        service.note_models()
         service.file.write()
         await asyncio.sleep(_TELL_EVERY)
 
@@ -132,7 +134,7 @@ class Gate:
     def _explained(self, error: Exception, route: str) -> tuple[Fault, str | None]:
         """The answer to an error; and, where the reason is for the log alone, the id under which it stands there."""
         fault = fault_of(error)
-        if fault is not None and fault.type not in ("store", "store_unavailable"):
+        if fault is not None and fault.type not in LOGGED:
             return fault, None
         request = uuid.uuid4().hex[:12]
         if fault is not None:

@@ -32,6 +32,18 @@ class Times(Struct):
         self.total += seconds
 
 
+class Loaded(Struct):
+    """A model that a worker has loaded, as it was asked for. `held`: a version that was promoted is refused, and this one goes on.
+
+    `looked`: when promotions were last looked for, in seconds since 1970.
+    """
+
+    reference: str
+    version: str
+    held: bool
+    looked: float
+
+
 class Counts(Struct):
     """Since the service began, of one worker. Used by one thread.
 
@@ -43,6 +55,7 @@ class Counts(Struct):
     ready: bool = False
     failed: str = ""
     carried: list[str] = field(default_factory=list)
+    models: list[Loaded] = field(default_factory=list)
     requests: dict[str, dict[str, int]] = field(default_factory=dict)
     times: dict[str, Times] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)

@@ -9,9 +9,13 @@ import msgspec
 from tidemill.errors import (
     DefinitionError,
     HorizonError,
+    ModelError,
+    ModelRefusedError,
     NotAppliedError,
     NotFoundError,
+    OverloadedError,
     RequestError,
+    ScoringError,
     StoreError,
     StoreUnavailableError,
     TidemillError,
@@ -19,7 +23,7 @@ from tidemill.errors import (
 from tidemill.remote.wire import TYPES, ErrorAnswer, ErrorText
 
 #: In seconds: when to come back after a store that is away, or a queue that is full.
-_RETRY = {"store_unavailable": "1", "store": "5", "overloaded": "1"}
+_RETRY = {"store_unavailable": "1", "store": "5", "overloaded": "1", "model_refused": "30"}
 
 
 class Fault(Exception):  # noqa: N818 - it becomes an answer, not a failure
@@ -43,12 +47,25 @@ class Fault(Exception):  # noqa: N818 - it becomes an answer, not a failure
         return msgspec.json.encode(ErrorAnswer(text))
 
 
+#: What the caller is told where the reason is for the log alone.
+LOGGED = {
+    "store_unavailable": "the store does not answer now: try again in a moment",
+    "store": "the store cannot do it now: the log of the service has the reason under the id of this request",
+    "model_refused": "the model cannot be loaded: the log of the service has the reason under the id of this request",
+    "model": "the model failed: the log of the service has the reason under the id of this request",
+}
 #: What each error of the library becomes, the narrower first. The rest is ours to mend, not the caller's.
 _TYPES: Sequence[tuple[type[TidemillError], str]] = (
+    (StoreUnavailableError, "store_unavailable"),
+    (StoreError, "store"),
+    (ModelRefusedError, "model_refused"),
+    (ModelError, "model"),
     (HorizonError, "horizon"),
     (RequestError, "invalid"),
     (NotFoundError, "not_found"),
     (NotAppliedError, "not_applied"),
+    (ScoringError, "no_score"),
+    (OverloadedError, "overloaded"),
     (DefinitionError, "invalid"),  # of the features asked for together: what is wrong by itself ends a worker before it serves
 )
 
@@ -56,18 +73,15 @@ _TYPES: Sequence[tuple[type[TidemillError], str]] = (
 def fault_of(error: Exception) -> Fault | None:
     """What an error of the library is to the caller; None for what nobody expected.
 
-    An error of a store names files and hosts, which are nobody's business out there: it is told in our words, and logged in its own.
+    An error of a store or of a model names files, hosts and code, which are nobody's business out there: it is told in our words
+    (`LOGGED`), and logged in its own.
 
     >>> fault_of(NotFoundError("there is no service 'x'")).status
     404
     """
     if isinstance(error, Fault):
         return error
-    if isinstance(error, StoreUnavailableError):
-        return Fault("store_unavailable", "the online store does not answer now: try again in a moment")
-    if isinstance(error, StoreError):
-        return Fault("store", "the store cannot do it now: the log of the service says why")
     for kind, name in _TYPES:
         if isinstance(error, kind):
-            return Fault(name, str(error))
+            return Fault(name, LOGGED.get(name) or str(error))
     return None

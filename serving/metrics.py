@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tidemill import __version__
 from tidemill.metrics import Buckets, Metric, Sample
@@ -10,8 +10,8 @@ from tidemill.metrics import Buckets, Metric, Sample
 from .counts import BOUNDS, Counts
 
 
-def collect(workers: Sequence[Counts], project: str, models: Mapping[str, Mapping[str, str]]) -> Iterator[Metric]:
-    """All metrics. `models`: per model, the version that is loaded under each alias. Labels never name an entity."""
+def collect(workers: Sequence[Counts], project: str) -> Iterator[Metric]:
+    """All metrics. Labels never name an entity."""
     total = Counts()
     for worker in workers:
         total.add(worker)
@@ -35,5 +35,12 @@ def collect(workers: Sequence[Counts], project: str, models: Mapping[str, Mappin
     ]
     text = "Rows scored, by what became of them: `ok`, or why a fallback was answered."
     yield Metric("tidemill_scored_rows_total", "counter", text, ("model", "version", "outcome"), scored)
-    known = [Sample((m, alias, version), 1) for m, aliases in sorted(models.items()) for alias, version in sorted(aliases.items())]
-    yield Metric("tidemill_model_info", "gauge", "1 for the version that an alias names.", ("model", "alias", "version"), known)
+    loaded = [(w, m) for w in workers for m in w.models]
+    known = [Sample((str(w.index), str(w.pid), m.reference, m.version), 1) for w, m in loaded]
+    yield Metric("tidemill_model_info", "gauge", "1 for the version that answers.", ("worker", "pid", "model", "version"), known)
+    held = [Sample((str(w.index), str(w.pid), m.reference), float(m.held)) for w, m in loaded]
+    text = "1 while a version that was promoted is refused, and another goes on."
+    yield Metric("tidemill_model_refused", "gauge", text, ("worker", "pid", "model"), held)
+    looked = [Sample((str(w.index), str(w.pid), m.reference), m.looked) for w, m in loaded]
+    text = "When promotions were last looked for, in seconds since 1970."
+    yield Metric("tidemill_model_looked_timestamp_seconds", "gauge", text, ("worker", "pid", "model"), looked)

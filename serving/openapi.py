@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from tidemill import __version__
-from tidemill.remote.wire import TYPES, ErrorAnswer, FeaturesAnswer, FeaturesRequest, ModelsAnswer, ReadyAnswer
+from tidemill.remote.wire import TYPES, ErrorAnswer, FeaturesAnswer, FeaturesRequest, ModelsAnswer, ReadyAnswer, ScoreAnswer, ScoreRequest
 
 Schema = dict[str, Any]
 _REF = "#/components/schemas/{name}"
-_TYPES = (FeaturesRequest, FeaturesAnswer, ErrorAnswer, ReadyAnswer, ModelsAnswer)
+_TYPES = (FeaturesRequest, FeaturesAnswer, ScoreRequest, ScoreAnswer, ErrorAnswer, ReadyAnswer, ModelsAnswer)
 #: The errors that any route with a body may answer with.
 _OF_BODIES = ("malformed", "unauthorized", "not_found", "timeout", "horizon", "too_large", "unsupported_media_type", "invalid", "store")
 _MEANINGS = {
@@ -32,10 +32,12 @@ def document(max_rows: int) -> bytes:
     """The document, as JSON. `max_rows`: how many rows a request may have."""
     _, components = msgspec.json.schema_components(_TYPES, ref_template=_REF)
     components["ErrorText"]["properties"]["type"]["enum"] = sorted(TYPES)
-    components["FeaturesRequest"]["properties"]["entity_rows"]["maxItems"] = max_rows
+    for request in ("FeaturesRequest", "ScoreRequest"):
+        components[request]["properties"]["entity_rows"]["maxItems"] = max_rows
     anything = {"application/json": {"schema": {"type": "object"}}}
     paths = {
         "/v1/features": {"post": _post("features", "Features of some entities", FeaturesRequest, FeaturesAnswer)},
+        "/v1/score": {"post": _post("score", "Scores of some entities, by a registered model", ScoreRequest, ScoreAnswer)},
         "/v1/models": {"get": _get("models", "Models, their versions and aliases", _json(ModelsAnswer))},
         "/livez": {"get": _get("livez", "Whether the process answers at all", anything, key=False)},
         "/readyz": {"get": _ready()},

@@ -13,10 +13,11 @@ import msgspec
 from tidemill.client import FeatureStore
 from tidemill.errors import StoreUnavailableError, TidemillError
 from tidemill.journal import Journal
-from tidemill.remote.wire import FeaturesRequest, ModelsAnswer
+from tidemill.models.journal import CHAMPION
+from tidemill.remote.wire import FeaturesRequest, ModelAnswer, ModelsAnswer, ScoreRequest
 
 from .answering import Writer
-from .counts import Counts, CountsFile
+from .counts import Counts, CountsFile, Loaded
 from .decoding import decode
 from .faults import Fault
 from .keys import Keys
@@ -24,6 +25,7 @@ from .settings import Settings
 from .threads import Threads
 
 T = TypeVar("T")
+G = TypeVar("G")
 #: In seconds: for how long an answer to "are you ready" holds, and how long the store may take for it.
 _READY_FOR, _PATIENCE = 1.0, 2.0
 
@@ -39,7 +41,7 @@ class Done(NamedTuple):
 class Service:
     """One worker's part of a service. `file`: where its counts are told to the others, if there are any.
 
-    Everything is to be used from the event loop's thread, but for `features`, which any thread may call.
+    Everything is to be used from the event loop's thread, but for `features`, `score` and `models`, which any thread may call.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Service:
         self.counts, self.file = counts, file
         self._writer = Writer()
         self._features = msgspec.json.Decoder(FeaturesRequest)
+        self._scores = msgspec.json.Decoder(ScoreRequest)
         self._threads = Threads(settings.threads)
         self._looking = ThreadPoolExecutor(1, thread_name_prefix="ready")
         self._under_way = 0
@@ -63,12 +66,24 @@ class Service:
         self.store.close()
 
     def warm_up(self) -> None:
-        """What the first requests would else wait for: definitions, connections, and the plan of every service. Best effort."""
+        """What the first requests would else wait for: definitions, connections, the plan of every service, and models.
+
+        Of the models those named in the settings; without any, the champion of each. Best effort: what is not there (a store that is
+        away, definitions that are not applied) /readyz says, and requests will.
+        """
         try:
             for service in self.store.env.definitions.services:
                 self.store.get_online_features(service, [])
-        except TidemillError as error:  # a store that is away, definitions that are not applied: /readyz says so, and requests will
+            registry = self.store.models
+            wanted = self.settings.models or [name for name in registry.names() if CHAMPION in registry.aliases(name)]
+        except TidemillError as error:
             self.journal.warning("not everything is there yet", reason=str(error))
+            return
+        for reference in wanted:
+            try:
+                self.store.scorer.served.get(reference)
+            except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
+                self.journal.warning("a model is not loaded", model=reference, reason=str(error))
 
     # ---- requests ---------------------------------------------------------------------------------------------------------------
 
@@ -78,14 +93,31 @@ class Service:
         answer = self.store.get_online_features(request.features, request.entity_rows, at=request.at)
         return Done(self._writer.encode(self._writer.features(answer)), len(request.entity_rows))
 
-    async def computed(self, work: Callable[[bytes], T], body: bytes) -> T:
-        """What `work` makes of a body, in one of the threads. Raises `Fault` at once where too many are waiting already."""
+    def score(self, body: bytes) -> Done:
+        """`POST /v1/score`. Raises `Fault`, and what the library raises."""
+        request = decode(body, self._scores, self.settings.max_rows)
+        answer = self.store.score(
+            request.model, request.entity_rows, at=request.at, fallback=request.fallback, max_missing=request.max_missing
+        )
+        outcomes: dict[str, int] = {}
+        for status in answer.status:
+            outcomes[status] = outcomes.get(status, 0) + 1
+        return Done(self._writer.encode(self._writer.scores(answer)), len(answer), (answer.model, answer.version, outcomes))
+
+    def models(self, _: None) -> bytes:
+        """`GET /v1/models`: all that are registered. Raises what the library raises."""
+        registry = self.store.models
+        found = [ModelAnswer(name, registry.versions(name), registry.aliases(name)) for name in registry.names()]
+        return self._writer.encode(ModelsAnswer(found))
+
+    async def computed(self, work: Callable[[G], T], given: G) -> T:
+        """What `work` makes of what is given, in one of the threads. Raises `Fault` at once where too many are waiting already."""
         limit = self.settings.threads + self.settings.queue
         if self._under_way >= limit:
             raise Fault("overloaded", f"{limit} requests are under way in this worker: try again in a moment, or start more workers")
         self._under_way += 1
         try:
-            found: T = await self._threads.run(work, body)
+            found: T = await self._threads.run(work, given)
             return found
         finally:
             self._under_way -= 1
@@ -127,18 +159,26 @@ class Service:
         return found
 
     def _models(self) -> dict[str, str]:
-        return {}
+        """Of the models that must be there: whether they are loaded."""
+        found = {}
+        for reference in self.settings.models:
+            try:
+                self.store.scorer.served.get(reference)
+                found[f"model {reference}"] = "ok"
+            except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
+                self.journal.warning("a model is not there", model=reference, reason=str(error))
+                found[f"model {reference}"] = "not loaded"
+        return found
 
     # ---- figures ----------------------------------------------------------------------------------------------------------------
 
     def all_counts(self) -> list[Counts]:
         """What all workers of the service have counted."""
+        self.note_models()
         return [self.counts] if self.file is None else self.file.all()
 
-    def versions(self) -> dict[str, dict[str, str]]:
-        """Per model, the version that each alias names."""
-        return {}
-
-    def models(self) -> ModelsAnswer:
-        """`GET /v1/models`."""
-        return ModelsAnswer([])
+    def note_models(self) -> None:
+        """Take down which versions answer, for the metrics."""
+        if "scorer" in self.store.__dict__:
+            served = [(each.reference, each.now, each.looked) for each in self.store.scorer.served.all()]
+            self.counts.models = [Loaded(name, now.loaded.manifest.version, now.warning is not None, at) for name, now, at in served]

@@ -36,6 +36,9 @@ def serve(
         Path | None,
         typer.Option("--keys-file", metavar="FILE", help="API keys, one per line; those in TIDEMILL_API_KEYS count too."),
     ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="Not ready before this model is loaded; may be said several times.")
+    ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, max=64, metavar="N", help="Requests that a worker computes at once.")] = 2,
     queue: Annotated[int, typer.Option("--queue", min=0, metavar="N", help="Requests that may wait for that, before a 503.")] = 64,
     grace: Annotated[
@@ -71,6 +74,7 @@ def serve(
         threads=threads,
         queue=queue,
         grace=grace,
+        models=tuple(model or ()),
         keys_file=None if keys_file is None else str(keys_file.absolute()),
         log_format="json" if json else log_format,
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tidemill.errors import RequestError
-from tidemill.remote.wire import AsOfAnswer, FeaturesAnswer
+from tidemill.models.prediction_ids import prediction_ids
+from tidemill.remote.wire import AsOfAnswer, FeaturesAnswer, ScoreAnswer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +77,72 @@ class RemoteFeatures:
     def to_df(self) -> pd.DataFrame:
         """A pandas frame. Needs Polars and pandas."""
         return self.to_polars().to_pandas()
+
+
+@dataclass(frozen=True)
+class RemoteScores:
+    """The answer to a scoring request, one item per entity row in every list: `tidemill.Scores`, without the version's manifest.
+
+    Where the service could not be asked and the caller gave a score for that, every row has it, with the status `fallback` and the
+    reason; `version` is then empty, and `features` has the columns of the rows alone.
+    """
+
+    prediction_id: list[str]
+    score: list[float | None]
+    label: list[str | int | float | bool | None]
+    status: list[str]
+    reason: list[str | None]
+    model: str
+    version: str
+    features: RemoteFeatures
+    warning: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns: keys and request columns as they came, then prediction_id, score, label, status, reason, model, version.
+
+        A key or request column that has one of these names comes as `row_<name>`. The features are in `features.to_dict()`.
+        """
+        n = len(self)
+        own: dict[str, list[Any]] = {
+            "prediction_id": self.prediction_id,
+            "score": self.score,
+            "label": self.label,
+            "status": self.status,
+            "reason": self.reason,
+            "model": [self.model] * n,
+            "version": [self.version] * n,
+        }
+        given = [(name, values) for name, values in self.features.columns.items() if name not in self.features.status]
+        return {**{(f"row_{name}" if name in own else name): values for name, values in given}, **own}
+
+
+def scores_of(told: ScoreAnswer, rows: Sequence[Mapping[str, Any]]) -> RemoteScores:
+    """The answer for whoever asked with these rows."""
+    return RemoteScores(
+        told.prediction_id,
+        told.score,
+        told.label,
+        told.status,
+        told.reason,
+        told.model,
+        told.version,
+        features_of(told.features, rows),
+        told.warning,
+    )
+
+
+def scores_instead(model: str, score: float, reason: str, rows: Sequence[Mapping[str, Any]], now: int) -> RemoteScores:
+    """What stands in for an answer that could not be had. `now`: UTC microseconds."""
+    n = len(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    nothing = RemoteAsOf(AsOfAnswer(None, {}))
+    at = dt.datetime.fromtimestamp(now // 1_000_000, dt.UTC).replace(microsecond=now % 1_000_000)
+    features = RemoteFeatures({name: [row.get(name) for row in rows] for name in names}, {}, nothing, at)
+    name = model.partition("@")[0]
+    return RemoteScores(prediction_ids(n, now), [score] * n, [None] * n, ["fallback"] * n, [reason] * n, name, "", features)
 
 
 def features_of(told: FeaturesAnswer, rows: Sequence[Mapping[str, Any]]) -> RemoteFeatures:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from tidemill.errors import RequestError, ServiceAccessError, TidemillError
-from tidemill.remote.answers import RemoteFeatures, features_of
+from tidemill.errors import (
+    OverloadedError,
+    RequestError,
+    ServiceAccessError,
+    ServiceUnavailableError,
+    StoreUnavailableError,
+    TidemillError,
+)
+from tidemill.remote.answers import RemoteFeatures, RemoteScores, features_of, scores_instead, scores_of
 from tidemill.remote.exchange import Answer, Call, Lost, Policy, Send, Wait, call
 from tidemill.remote.rows import json_instant, json_rows, plain_rows
-from tidemill.remote.wire import FeaturesAnswer, FeaturesRequest
+from tidemill.remote.wire import FeaturesAnswer, FeaturesRequest, ScoreAnswer, ScoreRequest
 
 if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
 Features = str | Sequence[str]
+Fallback = float | Literal["error"] | None
+#: What a fallback score stands in for: the service, or its store, cannot be asked now.
+AWAY = (ServiceUnavailableError, OverloadedError, StoreUnavailableError)
 _FEATURES, _SCORE = "v1/features", "v1/score"
 
 
@@ -88,6 +99,29 @@ class ScoringClient(_Base):
         rows = plain_rows(entity_rows)
         return features_of(self._do(_FEATURES, features_request(features, rows, at), FeaturesAnswer), rows)
 
+    def score(
+        self,
+        model: str,
+        entity_rows: Any,
+        *,
+        at: dt.datetime | int | str | None = None,
+        fallback: Fallback = None,
+        max_missing: int | None = None,
+    ) -> RemoteScores:
+        """The scores of some entities: see `FeatureStore.score`.
+
+        With a number as `fallback`, a service that cannot be asked now (no connection, no answer in time, too much to do) is no error
+        either: every row gets this score, with the status `fallback` and the reason. A call that was cut and tried again may have made
+        a prediction that nobody knows; what comes back was made once.
+        """
+        rows = plain_rows(entity_rows)
+        try:
+            return scores_of(self._do(_SCORE, score_request(model, rows, at, fallback, max_missing), ScoreAnswer), rows)
+        except AWAY as error:
+            if not isinstance(fallback, (int, float)):
+                raise
+            return scores_instead(model, float(fallback), str(error), rows, time.time_ns() // 1000)
+
     def _do(self, path: str, body: msgspec.Struct, kind: type[T]) -> T:
         return _driven(self._call(kind), lambda timeout: self._sent(path, body, timeout))
 
@@ -126,6 +160,24 @@ class AsyncScoringClient(_Base):
         rows = plain_rows(entity_rows)
         return features_of(await self._do(_FEATURES, features_request(features, rows, at), FeaturesAnswer), rows)
 
+    async def score(
+        self,
+        model: str,
+        entity_rows: Any,
+        *,
+        at: dt.datetime | int | str | None = None,
+        fallback: Fallback = None,
+        max_missing: int | None = None,
+    ) -> RemoteScores:
+        """See `ScoringClient.score`."""
+        rows = plain_rows(entity_rows)
+        try:
+            return scores_of(await self._do(_SCORE, score_request(model, rows, at, fallback, max_missing), ScoreAnswer), rows)
+        except AWAY as error:
+            if not isinstance(fallback, (int, float)):
+                raise
+            return scores_instead(model, float(fallback), str(error), rows, time.time_ns() // 1000)
+
     async def _do(self, path: str, body: msgspec.Struct, kind: type[T]) -> T:
         steps = self._call(kind)
         try:
@@ -158,6 +210,21 @@ def features_request(features: Features, rows: list[dict[str, Any]], at: dt.date
     if not rows:
         raise RequestError("there are no entity rows: give at least one")
     return FeaturesRequest(named, json_rows(rows), json_instant(at))
+
+
+def score_request(
+    model: str, rows: list[dict[str, Any]], at: dt.datetime | int | str | None, fallback: Fallback, max_missing: int | None
+) -> ScoreRequest:
+    """What `POST /v1/score` gets. Raises `RequestError`."""
+    if not isinstance(model, str) or not model:
+        raise RequestError(f"model is {model!r}: give the name of a registered model, such as 'delay' or 'delay@challenger'")
+    if fallback is not None and fallback != "error":
+        number = isinstance(fallback, (int, float)) and not isinstance(fallback, bool)
+        if not number or not math.isfinite(fallback):
+            raise RequestError(f'fallback is a finite score such as 0.1, "error", or None; got {fallback!r}')
+    if not rows:
+        raise RequestError("there are no entity rows: give at least one")
+    return ScoreRequest(model, json_rows(rows), json_instant(at), fallback, max_missing)
 
 
 def _driven(steps: Call[T], send: Callable[[float], Answer | Lost]) -> T:

@@ -7,7 +7,7 @@ its shortest text that reads back the same. Instants are ISO 8601 in UTC. There 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -34,11 +34,19 @@ class FeaturesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class ScoreRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/score`. `model` is a name, or `name@alias`, or `name@version`."""
+    """`POST /v1/score`."""
 
-    model: Annotated[str, Meta(min_length=1, description="The name of a model.")]
+    model: Annotated[str, Meta(min_length=1, description="A model's name (its champion answers), `name@challenger` or `name@3`.")]
     entity_rows: Rows
     at: At = None
+    fallback: Annotated[
+        float | Literal["error"] | None,
+        Meta(description="The score of a row that the model may not score; `error`: the request fails. Default: the version's own."),
+    ] = None
+    max_missing: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="How many of a row's features may be missing or stale before it gets the fallback. Default: the version's own."),
+    ] = None
 
 
 class Known(Struct):
@@ -63,6 +71,20 @@ class FeaturesAnswer(Struct):
     types: dict[str, str]
     at: dt.datetime
     as_of: AsOfAnswer
+
+
+class ScoreAnswer(Struct):
+    """One item per row in every list; see `tidemill.Scores`. `warning`: why another version than the promoted one goes on serving."""
+
+    prediction_id: list[str]
+    score: list[float | None]
+    label: list[str | int | float | bool | None]
+    status: list[str]
+    reason: list[str | None]
+    model: str
+    version: str
+    warning: str | None
+    features: FeaturesAnswer
 
 
 class ReadyAnswer(Struct):
@@ -114,7 +136,10 @@ TYPES: dict[str, int] = {
     "too_many_rows": 413,
     "unsupported_media_type": 415,
     "invalid": 422,
+    "no_score": 422,
     "internal": 500,
+    "model": 500,
+    "model_refused": 503,
     "overloaded": 503,
     "store": 503,
     "store_unavailable": 503,
