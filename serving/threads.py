@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 _Task = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[Any], Any], Any]
@@ -20,12 +20,15 @@ class Threads:
 
     def __init__(self, count: int) -> None:
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._closed = False
         self._threads = [threading.Thread(target=self._work, name=f"read-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
 
     def run(self, work: Callable[[T], Any], given: T) -> asyncio.Future[Any]:
         """What `work` makes of what is given, to be awaited. For the event loop's thread."""
+        if self._closed:
+            raise RuntimeError("the threads have ended: nobody would answer")
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._tasks.put((loop, future, work, given))
@@ -33,6 +36,7 @@ class Threads:
 
     def close(self) -> None:
         """Let every thread end once it is done with what it does."""
+        self._closed = True
         for _ in self._threads:
             self._tasks.put(None)
 
@@ -40,9 +44,12 @@ class Threads:
         while (task := self._tasks.get()) is not None:
             loop, future, work, given = task
             try:
-                found, error = work(given), None
-            except Exception as raised:  # noqa: BLE001 - whoever awaits it gets it
+                found, error = work(given), cast("BaseException | None", None)
+            except BaseException as raised:  # noqa: BLE001 - whoever awaits it gets it, and the thread goes on
                 found, error = None, raised
+                # No future takes a StopIteration; and what is no Exception would end the caller's loop.
+                if isinstance(raised, StopIteration) or not isinstance(raised, Exception):
+                    error = RuntimeError(f"{type(raised).__name__}: {raised}")
             try:
                 loop.call_soon_threadsafe(_settle, future, found, error)
             except RuntimeError:  # the loop is closed: nobody waits any more
@@ -50,7 +57,7 @@ class Threads:
             del task, future, work, given, found, error  # or the last request lives on until the next
 
 
-def _settle(future: asyncio.Future[Any], found: Any, error: Exception | None) -> None:
+def _settle(future: asyncio.Future[Any], found: Any, error: BaseException | None) -> None:
     if future.done():  # cancelled: the caller is gone
         return
     if error is not None:

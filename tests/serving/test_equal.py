@@ -89,7 +89,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     served.log([event(f"x{i}", 5, x=x) for i, x in enumerate(ODD)] + [event(f"n{i}", 6, n=n) for i, n in enumerate(INTEGERS)])
     served.log([event("a", m, x=m / 7, word=w) for m, w in enumerate(['"', "\\", "é\U0001f600", "\u2028\x00", "", " "])])
     served.log([event("null", 3, x=None, n=None, word=None, flag=None, seen=None)])
-    served.log([event("time", 2, seen=text) for text in ("0001-01-01T00:00:00", "9999-12-31T23:59:59.999999", "1969-12-31T23:59:59.999999")])
+    times = ("0001-01-01T00:00:00", "9999-12-31T23:59:59.999999", "1969-12-31T23:59:59.999999")
+    served.log([event("time", 2, seen=text) for text in times])
     served.stream()
     served.model()
     both = Both(served)
@@ -111,7 +112,9 @@ def test_every_odd_value_in_the_store_arrives_as_it_is(both: Both) -> None:
 
 
 AMOUNTS = st.floats(allow_nan=True, allow_infinity=False) | st.none() | st.integers(-(2**63), 2**63 - 1)
-BOOKED = st.none() | st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30), timezones=st.none() | st.just(dt.UTC))
+NAIVE = dt.datetime.fromisoformat
+ZONES = st.none() | st.just(dt.UTC)
+BOOKED = st.none() | st.datetimes(NAIVE("0001-01-02"), NAIVE("9999-12-30"), timezones=ZONES)
 TEXT = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ROWS = st.lists(
     st.fixed_dictionaries(
@@ -127,7 +130,7 @@ ROWS = st.lists(
     min_size=1,
     max_size=6,
 )
-INSTANTS = st.none() | st.datetimes(dt.datetime(2026, 4, 30), dt.datetime(2026, 6, 1), timezones=st.none() | st.just(dt.UTC))
+INSTANTS = st.none() | st.datetimes(NAIVE("2026-04-30"), NAIVE("2026-06-01"), timezones=ZONES)
 
 
 @given(rows=ROWS, at=INSTANTS)
@@ -223,7 +226,7 @@ def test_scores_are_the_same_too(both: Both) -> None:
         both.asked("score", "other", rows)
 
 
-@given(score=st.floats(allow_nan=False, allow_infinity=False) | st.none(), label=st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1))
+@given(score=st.none() | VALUES["float"], label=st.none() | VALUES["bool"] | VALUES["int"] | VALUES["float"] | VALUES["str"])
 def test_any_score_and_label_survives_the_way(both: Both, score: float | None, label: Any) -> None:
     near = both.store.score("m", [{"k": "a"}])
     near.score[0], near.label[0] = score, label

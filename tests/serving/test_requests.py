@@ -252,7 +252,11 @@ def test_not_ready_says_what_is_missing(start: Callable[..., TestClient], served
 
 @pytest.mark.parametrize(
     ("raised", "kind"),
-    [(StoreError("no space left on /var/lib/x"), "store"), (ModelError("m 1 failed: KeyError: secret"), "model"), (KeyError("secret"), "internal")],
+    [
+        (StoreError("no space left on /var/lib/x"), "store"),
+        (ModelError("m 1 failed: KeyError: secret"), "model"),
+        (KeyError("secret"), "internal"),
+    ],
 )
 def test_what_is_ours_to_mend_is_told_to_the_log_and_not_to_the_caller(
     client: TestClient, served: Served, monkeypatch: pytest.MonkeyPatch, raised: Exception, kind: str
