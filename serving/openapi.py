@@ -21,7 +21,7 @@ _MEANINGS = {
     404: "Nobody defined what was asked for.",
     408: "The body did not arrive in time.",
     409: "The instant lies before the store's horizon, or definitions are not applied.",
-    413: "The body is too large, or has too many rows.",
+    413: "The body is too large.",
     415: "The body is not `application/json`.",
     422: "The request is JSON, and none that can be answered.",
     503: "Not now: the store is away, or there is too much to do. `Retry-After` says when.",

@@ -101,7 +101,8 @@ class _Server(uvicorn.Server):
 
 def _leash(server: uvicorn.Server) -> None:
     """The supervisor holds the other end of our standard input. When it is gone, so are we."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not by way of sys.stdin: its lock, held here, would end the interpreter with an abort
+        pass
     server.should_exit = True
 
 

@@ -106,6 +106,8 @@ def _run(supervisor: Any, out: Output, keys: bool, stopped: Any) -> None:
                 supervisor.replace()
             time.sleep(_TICK)
         if not supervisor.stop():
-            raise TidemillError("a worker had to be killed: requests were still under way after --grace seconds")
+            raise TidemillError(
+                "a worker did not end as it should: what it logged says why, or requests were still under way after --grace seconds"
+            )
     finally:
         signal.signal(signal.SIGHUP, before)
