@@ -80,9 +80,9 @@ def serve(
     )
     env.definitions  # noqa: B018 - what is wrong with them is better said before workers are started
     journal = Journal("tidemill", lambda line: typer.echo(line, err=True), log_format=settings.log_format)
+    supervisor = load("serving.supervisor").Supervisor(settings, journal)
     if not found and not sockets.is_loopback(host):
         journal.warning(f"whoever reaches {host} may ask: set TIDEMILL_API_KEYS, or --keys-file, to let in only some")
-    supervisor = load("serving.supervisor").Supervisor(settings, journal)
     try:
         with terminated() as stopped:
             _run(supervisor, out, bool(found), stopped)
@@ -106,8 +106,6 @@ def _run(supervisor: Any, out: Output, keys: bool, stopped: Any) -> None:
                 supervisor.replace()
             time.sleep(_TICK)
         if not supervisor.stop():
-            raise TidemillError(
-                "a worker did not end as it should: what it logged says why, or requests were still under way after --grace seconds"
-            )
+            raise TidemillError("a worker did not end by itself: requests were under way after --grace seconds, or its log says why")
     finally:
         signal.signal(signal.SIGHUP, before)
