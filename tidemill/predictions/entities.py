@@ -53,7 +53,7 @@ class Entities:
 def check_reserved(wanted: FeatureSet) -> None:
     """Raise `RequestError` for keys, request columns or features that are named like columns of the output."""
     for name in (*wanted.keys, *wanted.request, *wanted.columns):
-        if name in RESERVED:
+        if name.lower() in RESERVED:  # to a database, Score is score
             raise RequestError(f"predictions have a column {name!r} of their own: rename the key, request column or feature of this name")
 
 

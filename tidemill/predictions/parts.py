@@ -83,7 +83,7 @@ def _scored(
 
 def _framed(plan: Plan, rows: pl.DataFrame, features_from: str, scored: Scored) -> pl.DataFrame:
     finite = [s is None or math.isfinite(s) for s in scored.score]
-    score = [s if fine else None for s, fine in zip(scored.score, finite, strict=True)]
+    score = [s + 0.0 if fine and s is not None else None for s, fine in zip(scored.score, finite, strict=True)]
     said = [status if fine else NONFINITE for status, fine in zip(scored.status, finite, strict=True)]
     status = [MISSING if s is None and known != NONFINITE else known for s, known in zip(score, said, strict=True)]
     label = [None if s is None else _text(value) for s, value in zip(score, scored.label, strict=True)]
