@@ -130,11 +130,15 @@ def run(
 
 
 def rollback(env: Environment, name: str, table: PredictionTable | None, now: Callable[[], int]) -> State:
-    """Take the current run of these predictions back, in the offline store and in the table. May be killed anywhere: see `run`."""
+    """Take the current run of these predictions back, in the offline store and in the table; what holds then.
+
+    May be killed at any instant: the next call finishes what this one began, and then takes back nothing more.
+    """
     book = Predictions(env.offline, name)
     state = book.journal.state()
-    state = book.roll_back(state, now())
-    book.follow(state, table)
+    if not (book.follow(state, table) and state.event == "rollback"):
+        state = book.roll_back(state, now())
+        book.follow(state, table)
     return state
 
 

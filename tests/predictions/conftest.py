@@ -115,6 +115,12 @@ class Project(Folder):
         with psycopg.connect(self.url) as connection:
             return connection.execute(sql).fetchall()  # type: ignore[arg-type]
 
+    def query_exists(self, table: str) -> bool:
+        """Whether the database has this table."""
+        assert self.url is not None
+        catalog = "sqlite_master where name" if self.url.startswith("sqlite") else "pg_tables where tablename"
+        return self.query(f"select count(*) from {catalog} = '{table}'")[0][0] > 0
+
     def latest(self) -> dict[str, float | None]:
         found = self.query("select entity, score from p_latest")
         assert len({entity for entity, _ in found}) == len(found), "an entity twice"

@@ -9,7 +9,7 @@ from tidemill.errors import RequestError, StoreError, TidemillError
 from tidemill.offline.store import OfflineStore
 from tidemill.predictions.journal import VISIBLE, Journal, Published, State
 from tidemill.predictions.runs import Manifest, Plan, Positions, RunFiles, behind, check_name
-from tidemill.predictions.table import Followed, PredictionTable, Source
+from tidemill.predictions.table import PredictionTable, Source
 from tidemill.times import from_micros
 
 
@@ -85,10 +85,10 @@ class Predictions:
 
     # ---- what follows -----------------------------------------------------------------------------------------------------------
 
-    def follow(self, state: State, table: PredictionTable | None) -> Followed:
-        """Bring `current.json`, and a table, to where the journal stands."""
-        self._follow_file(state)
-        return Followed() if table is None else table.follow(self.name, state, lambda run: self._source(run, state))
+    def follow(self, state: State, table: PredictionTable | None) -> bool:
+        """Bring `current.json`, and a table, to where the journal stands. Whether one of them was behind."""
+        moved = self._follow_file(state)
+        return (table is not None and table.follow(self.name, state, lambda run: self._source(run, state)).moved) or moved
 
     def _source(self, run: str, state: State) -> Source | None:
         files = self.files(run)
@@ -101,10 +101,10 @@ class Predictions:
             return None
         return Source(manifest, files.frames(manifest))
 
-    def _follow_file(self, state: State) -> None:
+    def _follow_file(self, state: State) -> bool:
         """For people and tools that read the Parquet files: which ones to read."""
         if not state.n:
-            return
+            return False
         last, current = self.last(state), state.current
         document = {
             "run": current.run if current else None,
@@ -113,5 +113,7 @@ class Predictions:
             "visible": [published.run for published in state.visible],
         }
         key, data = f"predictions/{self.name}/current.json", json.dumps(document, indent=1).encode()
-        if self._store.read(key) != data:
-            self._store.write(key, data)
+        if self._store.read(key) == data:
+            return False
+        self._store.write(key, data)
+        return True

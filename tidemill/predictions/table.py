@@ -44,8 +44,9 @@ class Sources(Protocol):
 
 @dataclass(frozen=True)
 class Followed:
-    """What `follow` did: runs that became visible, runs that went."""
+    """What `follow` did: whether the table stood behind, runs that became visible, runs that went."""
 
+    moved: bool = False
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
 
@@ -103,7 +104,7 @@ class PredictionTable(abc.ABC):
             self._point(name, state)
             if oldest and added:
                 self._prune(name, oldest)
-            return Followed(tuple(added), tuple(removed))
+            return Followed(True, tuple(added), tuple(removed))
 
     def stands(self, name: str) -> tuple[int, str | None] | None:
         """The entry of the journal that the table stands at, and the run that is current; None where it has never followed."""

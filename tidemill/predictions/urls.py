@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from tidemill.errors import DefinitionError, TidemillError
 from tidemill.predictions.table import PredictionTable
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql", "postgres")
-
-
-def has_password(url: str) -> bool:
-    """Whether a URL holds one.
-
-    >>> has_password("postgresql://me:secret@db/shop"), has_password("postgresql://me@db/shop")
-    (True, False)
-    """
-    parts = urlsplit(url)
-    return parts.password is not None or "password" in parse_qs(parts.query)
 
 
 def open_table(url: str, *, base: Path) -> PredictionTable:
