@@ -12,10 +12,13 @@ import pytest
 import tidemill as tm
 from tests.predictions.conftest import BEGIN, SECOND, Project, StandIn, predict, score_of
 from tests.project import EVENTS, job
+from tests.servers.postgres import PostgresServer
 from tidemill.errors import HorizonError, LeaseError, RequestError, StoreError, StoreUnavailableError, TidemillError
 from tidemill.offline.leases import Lease
 from tidemill.predictions.book import Predictions
 from tidemill.predictions.checks import Limits
+from tidemill.predictions.postgres import PostgresPredictions
+from tidemill.predictions.sqlite import SqlitePredictions
 from tidemill.predictions.urls import open_table
 
 
@@ -420,3 +423,47 @@ def test_a_run_is_tried_again_and_warned_of_when_it_nears_its_interval(project: 
         "925 the run took 107% of its interval, so the next one began late",
         "936 ",
     ]
+
+
+def test_a_database_that_dies_in_the_middle_keeps_the_last_good_run_and_gets_the_next_when_it_is_back(
+    project: Project, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.url = postgres.database()
+    monkeypatch.setenv("PGPASSWORD", postgres.PASSWORD)
+    project.happen("a", "b")
+    project.run()
+    project.happen("a")
+    real = PostgresPredictions.load
+
+    def dies(table: Any, name: str, frame: pl.DataFrame) -> None:
+        real(table, name, frame)
+        postgres.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PostgresPredictions, "load", dies)
+        with pytest.raises(StoreUnavailableError, match=r"postgresql://127.0.0.1:\d+/d\d+ does not answer"):
+            project.run(seconds=3700)
+    with pytest.raises(StoreUnavailableError):
+        project.run(seconds=3710)
+    postgres.start()
+    assert project.latest() == {"a": score_of(1), "b": score_of(1)}
+    assert project.run(seconds=3720).outcome == "unchanged"
+    assert project.latest() == {"a": score_of(2), "b": score_of(1)}
+
+
+def test_nobody_sees_half_of_a_run(published: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    published.happen("a", "b")
+    published.run(run="one")
+    published.happen("a", "b", "c")
+    seen: list[Any] = []
+    for kind in (PostgresPredictions, SqlitePredictions):
+        real = kind.load
+
+        def looking(table: Any, name: str, frame: pl.DataFrame, real: Any = real) -> None:
+            real(table, name, frame)
+            seen.append((published.latest(), published.query("select run from tidemill_prediction_current")))
+
+        monkeypatch.setattr(kind, "load", looking)
+    published.run(seconds=3700, part_rows=1)
+    assert seen == 3 * [({"a": score_of(1), "b": score_of(1)}, [("one",)])]
+    assert published.latest() == {"a": score_of(2), "b": score_of(2), "c": score_of(1)}

@@ -69,12 +69,13 @@ def of_part(frame: pl.DataFrame) -> Statistics:
 def population_stability(before: Statistics, after: Statistics, bins: int = PSI_BINS) -> float:
     """The population stability index of the scores: the sum over bins of (a - b) * ln(a / b), b and a the shares before and after.
 
-    The bins are those that cut the scores before into about as many each; half a score is added to each, so that an empty bin is no
-    infinity. 0 where the scores lie alike; people look closer from 0.1 on, and take 0.25 for another population.
+    The bins are those that cut the scores before into about as many each, and two for what lies below and above them all; half a score is
+    added to each, so that an empty bin is no infinity. 0 where the scores lie alike; people look closer from 0.1 on, and take 0.25 for
+    another population.
 
     >>> same, other = (of_part(pl.DataFrame({"score": s, "status": "ok", "features_from": "online"})) for s in ([.1, .2] * 50, [.8] * 100))
     >>> population_stability(same, same), round(population_stability(same, other), 1)
-    (0.0, 5.3)
+    (0.0, 9.7)
     """
     edges = _edges(before.buckets, bins)
     b, a = _shares(before.buckets, edges), _shares(after.buckets, edges)
@@ -82,16 +83,15 @@ def population_stability(before: Statistics, after: Statistics, bins: int = PSI_
 
 
 def _edges(buckets: dict[int, int], bins: int) -> list[int]:
-    """Buckets at which a new bin begins, so that each bin holds about as many."""
-    edges: list[int] = []
-    total, seen = sum(buckets.values()), 0
+    """Buckets at which a new bin begins: each holds about as many, but for the first and the last, which hold what lies beyond them all."""
+    edges = {min(buckets), max(buckets) + 1}
+    total, seen, i = sum(buckets.values()), 0, 1
     for bucket in sorted(buckets):
-        if seen * bins >= total * (len(edges) + 1):
-            edges.append(bucket)
-            while seen * bins >= total * (len(edges) + 1):
-                edges.append(bucket)
+        if seen * bins >= total * i:
+            edges.add(bucket)
+            i = seen * bins // total + 1
         seen += buckets[bucket]
-    return sorted(set(edges))
+    return sorted(edges)
 
 
 def _shares(buckets: dict[int, int], edges: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
