@@ -25,7 +25,7 @@ from tidemill.predictions.runs import Manifest, Plan, check_run, merged
 from tidemill.predictions.scorer import Scorer
 from tidemill.predictions.statistics import Statistics
 from tidemill.predictions.table import PredictionTable
-from tidemill.times import HOUR, from_micros
+from tidemill.times import HOUR, MINUTE, from_micros
 
 from .job import FIRST_PAUSE, LONGEST_PAUSE, Progress
 
@@ -74,7 +74,6 @@ class Result:
     findings: tuple[Finding, ...] = ()
     seconds: float = 0.0
     resumed: bool = False
-    not_followed: tuple[str, ...] = ()
 
 
 def run(
@@ -125,6 +124,8 @@ def run(
     if blocking:
         book.follow(book.block(state, plan.run, now(), "; ".join(blocking)), table)
         return _result("blocked", manifest, found, begun, resumed=resumed)
+    if table is not None:
+        table.check(request.name, manifest.types)  # better before than after it is published
     book.follow(book.publish(state, plan, now(), request.threshold), table)
     return _result("published", manifest, found, begun, resumed=resumed)
 
@@ -136,7 +137,8 @@ def rollback(env: Environment, name: str, table: PredictionTable | None, now: Ca
     """
     book = Predictions(env.offline, name)
     state = book.journal.state()
-    if not (book.follow(state, table) and state.event == "rollback"):
+    # Not before another roll-back: a table that cannot take the current run is helped by taking that back.
+    if not (state.event == "rollback" and book.follow(state, table)):
         state = book.roll_back(state, now())
         book.follow(state, table)
     return state
@@ -225,6 +227,8 @@ def _planned(
     env: Environment, book: Predictions, state: State, request: Request, scorer: Scorer, terms: str, now: int
 ) -> tuple[Plan, Entities]:
     at = now if request.at is None else request.at
+    if request.at is None and state.current is not None and 0 < state.current.at - at < MINUTE:
+        at = state.current.at  # a clock that was set back a little
     since = book.positions(state)
     if request.entities is not None:
         entities = from_file(request.entities, scorer.wanted, request.id)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tidemill.errors import RequestError
 from tidemill.predictions.checks import NAMES, Limits, findings
 from tidemill.predictions.scorer import STATUSES
-from tidemill.predictions.statistics import PSI_BINS, Statistics, median, of_part, population_stability
+from tidemill.predictions.statistics import PSI_BINS, Statistics, of_part, population_stability
 
 
 def part(scores: list[float | None], status: list[str] | str = "ok") -> Statistics:
@@ -102,11 +102,6 @@ def test_the_index_is_that_of_its_formula(after: list[int]) -> None:
 def test_the_index_is_0_of_the_same_and_never_less(before: list[float], after: list[float]) -> None:
     assert population_stability(part(list(before)), part(list(before))) == pytest.approx(0.0, abs=1e-12)
     assert population_stability(part(list(before)), part(list(after))) >= -1e-12
-
-
-def test_the_median() -> None:
-    assert median(part([1.0, 2.0, 4.0])) == pytest.approx(2.0, rel=2**-7)
-    assert median(part([None], "missing")) is None
 
 
 def test_limits_are_numbers_or_off() -> None:

@@ -292,8 +292,28 @@ def test_a_table_of_other_predictions_is_left_alone(published: Project) -> None:
         'keys=["k", "j"]), aggregations=[tm.count(windows=["lifetime"])])\n')  # fmt: skip
     file = published.path / "who.csv"
     file.write_text("k,j\na,b\n")
-    with pytest.raises(StoreError, match=r"table \"p_scores\" has the columns entity, k, .*say|table .*publish them under another --name"):
+    with pytest.raises(StoreError, match=r'table "p_scores" has the columns entity, k, .*another name'):
         published.run(entities=file, seconds=3700)
+    assert published.latest() == {"a": score_of(1)}
+    assert Predictions(published.env.offline, "p").journal.state().event == "begin", "it was not published anywhere"
+
+
+def test_a_run_that_the_database_cannot_take_is_taken_back(
+    project: Project, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.url = postgres.database()
+    monkeypatch.setenv("PGPASSWORD", postgres.PASSWORD)
+    project.happen("a")
+    project.run()
+    project.happen("b", "a\0b")  # no text of Postgres holds a zero byte
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"0x00.*nothing was changed"):
+            project.run(seconds=3700)
+    project.rollback()
+    assert project.latest() == {"a": score_of(1)}
+    project.url = "sqlite:///p.db"
+    project.run(seconds=3800)
+    assert set(project.latest()) == {"a", "b", "a\0b"}
 
 
 def test_keys_of_every_type_and_odd_texts_come_back_as_they_are(published: Project) -> None:
@@ -385,7 +405,7 @@ def test_overlap_is_refused(project: Project) -> None:
 def test_a_database_that_does_not_answer_is_named_without_its_password(project: Project) -> None:
     table = open_table("postgresql://me:s3cret-word@127.0.0.1:1/shop", base=project.path)
     with pytest.raises(StoreUnavailableError) as error:
-        table.stands("p")
+        table.check("p", {})
     assert str(error.value).startswith("postgresql://127.0.0.1:1/shop does not answer")
     assert "s3cret" not in str(error.value)
 

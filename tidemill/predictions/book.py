@@ -39,10 +39,6 @@ class Predictions:
         """Note that a run is under way; what was cut short before it is abandoned."""
         return state if state.pending == run else self.journal.append(replace(state.after("begin", run, now), pending=run))
 
-    def abandon(self, state: State, now: int, why: str) -> State:
-        """Note that nobody will go on with the run that was cut short."""
-        return self.journal.append(replace(state.after("abandon", state.pending or "", now, why), pending=None))
-
     def block(self, state: State, run: str, now: int, why: str) -> State:
         """Note that a run did not pass its checks: the one before stays."""
         return self.journal.append(replace(state.after("block", run, now, why), pending=None))
@@ -88,7 +84,7 @@ class Predictions:
     def follow(self, state: State, table: PredictionTable | None) -> bool:
         """Bring `current.json`, and a table, to where the journal stands. Whether one of them was behind."""
         moved = self._follow_file(state)
-        return (table is not None and table.follow(self.name, state, lambda run: self._source(run, state)).moved) or moved
+        return (table is not None and table.follow(self.name, state, lambda run: self._source(run, state))) or moved
 
     def _source(self, run: str, state: State) -> Source | None:
         files = self.files(run)

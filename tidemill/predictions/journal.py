@@ -34,7 +34,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What holds after entry `n`. `event` happened to `run`: begin, publish, block, abandon or rollback; `when` by the machine's clock.
+    """What holds after entry `n`. `event` happened to `run`: begin, publish, block or rollback; `when` by the machine's clock.
 
     `pending`: the run that is under way, or was cut short. `visible`: the published runs, oldest first; the last one is current.
     """
@@ -76,11 +76,6 @@ class Journal:
                     where = self._store.path(self._key(numbers[-1]))
                     raise StoreError(f"{where} is no entry of a journal of predictions ({error}): restore it from a copy") from None
         return State()
-
-    def history(self) -> list[State]:
-        """The entries that are kept, oldest first."""
-        found = (self._store.read(self._key(n)) for n in self._numbers())
-        return [msgspec.json.decode(data, type=State) for data in found if data is not None]
 
     def append(self, state: State) -> State:
         """Write `state` as the entry after the one that it was made of. Raises `LeaseError` where someone else did."""

@@ -49,7 +49,13 @@ class SqlitePredictions(PredictionTable):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"{self.where}: cannot make its folder ({error.strerror}); check --to") from error
-            self._db = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)
+            db = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)
+            try:
+                db.execute("pragma journal_mode = wal")  # readers go on while a run is written
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
         return self._db
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from tidemill.kernel.buckets import bucket_middles, buckets_of
+from tidemill.kernel.buckets import buckets_of
 from tidemill.predictions.scorer import DEGRADED, OK, STATUSES
 
 #: In how many parts the last run's scores are cut, each of about as many, to compare the next run's.
@@ -100,17 +100,3 @@ def _shares(buckets: dict[int, int], edges: list[int]) -> np.ndarray[tuple[int],
     counts = np.bincount(np.searchsorted(np.array(edges, dtype=np.int64), keys, side="right"), weights=weights, minlength=len(edges) + 1)
     shares: np.ndarray[tuple[int], np.dtype[np.float64]] = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
     return shares
-
-
-def median(statistics: Statistics) -> float | None:
-    """The middle score, within 2**-7 of it; None of none.
-
-    >>> median(Statistics(buckets={65472: 3, 65600: 1}))
-    1.0078125
-    """
-    left = (statistics.scored or sum(statistics.buckets.values())) / 2
-    for bucket in sorted(statistics.buckets):
-        left -= statistics.buckets[bucket]
-        if left <= 0:
-            return float(bucket_middles(np.array([bucket]))[0])
-    return None

@@ -42,15 +42,6 @@ class Sources(Protocol):
     def __call__(self, run: str) -> Source | None: ...
 
 
-@dataclass(frozen=True)
-class Followed:
-    """What `follow` did: whether the table stood behind, runs that became visible, runs that went."""
-
-    moved: bool = False
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-
-
 class PredictionTable(abc.ABC):
     """See the module's text. `where`: the database as people may see it, without credentials.
 
@@ -86,13 +77,21 @@ class PredictionTable(abc.ABC):
 
     # ---- following --------------------------------------------------------------------------------------------------------------
 
-    def follow(self, name: str, state: State, sources: Sources) -> Followed:
-        """Make visible what `state` says, and nothing else, at once. Nothing happens where the table stands there, or further."""
+    def check(self, name: str, types: Mapping[str, str]) -> None:
+        """Raise `StoreError` where the database does not answer, or has these predictions with other columns."""
+        with self.transaction():
+            self._fits(name, types)
+
+    def follow(self, name: str, state: State, sources: Sources) -> bool:
+        """Make visible what `state` says, and nothing else, at once.
+
+        False where the table stands there, or further: then nothing happens.
+        """
         with self.transaction():
             self._create()
             stands = self.execute(f"select n from {CURRENT} where name = {self.mark}", [name])
             if stands and stands[0][0] >= state.n:
-                return Followed()
+                return False
             known = dict(self.execute(f"select run, seq from {RUNS} where name = {self.mark} and withdrawn_at is null", [name]))
             visible = {p.run: p.seq for p in state.visible}
             # The journal names the newest runs only; older ones stay as they are.
@@ -104,15 +103,7 @@ class PredictionTable(abc.ABC):
             self._point(name, state)
             if oldest and added:
                 self._prune(name, oldest)
-            return Followed(True, tuple(added), tuple(removed))
-
-    def stands(self, name: str) -> tuple[int, str | None] | None:
-        """The entry of the journal that the table stands at, and the run that is current; None where it has never followed."""
-        with self.transaction():
-            if not self.columns(CURRENT):
-                return None
-            found = self.execute(f"select n, run from {CURRENT} where name = {self.mark}", [name])
-        return (found[0][0], found[0][1]) if found else None
+            return True
 
     def _create(self) -> None:
         t = self.types
@@ -133,13 +124,9 @@ class PredictionTable(abc.ABC):
             return False
         plan, found = source.manifest.plan, source.manifest.statistics
         table = scores_table(name)
-        shown = [ENTITY, *source.manifest.types, *COLUMNS, "seq"]
-        self._create_scores(name, source.manifest.types)
-        if sorted(self.columns(table)) != sorted(shown):
-            raise StoreError(
-                f"{self.where}: table {table} has the columns {', '.join(self.columns(table))}, and these predictions have "
-                f"{', '.join(shown)}: publish them under another --name"
-            )
+        shown = [ENTITY, *source.manifest.types, *COLUMNS]
+        if not self._fits(name, source.manifest.types):
+            self._create_scores(name, source.manifest.types)
         self.execute(f"delete from {RUNS} where name = {self.mark} and run = {self.mark}", [name, run])
         self.execute(
             f"insert into {RUNS} (name, run, seq, at, model, version, {quoted('rows')}, scored, statuses, published_at) "
@@ -150,13 +137,21 @@ class PredictionTable(abc.ABC):
             ],
         )
         for frame in source.frames:
-            self.load(table, frame.select(*shown[:-1], pl.lit(seq, pl.Int64).alias("seq")))
+            self.load(table, frame.select(*shown, pl.lit(seq, pl.Int64).alias("seq")))
         return True
+
+    def _fits(self, name: str, types: Mapping[str, str]) -> bool:
+        """Whether the table of scores is there; raises `StoreError` if it is another one."""
+        found, shown = self.columns(scores_table(name)), [ENTITY, *types, *COLUMNS, "seq"]
+        if found and sorted(found) != sorted(shown):
+            raise StoreError(
+                f"{self.where}: table {scores_table(name)} has the columns {', '.join(found)}, and these predictions have "
+                f"{', '.join(shown)}: publish them under another name"
+            )
+        return bool(found)
 
     def _create_scores(self, name: str, types: Mapping[str, str]) -> None:
         table = scores_table(name)
-        if self.columns(table):
-            return
         for column in types:
             if len(column.encode()) > _LONGEST:
                 raise StoreError(f"column {column!r} is longer than the {_LONGEST} bytes that a database takes: rename the key")
