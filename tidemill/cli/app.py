@@ -26,6 +26,7 @@ COMMANDS = (
     "dataset",
     "train",
     "model",
+    "predict",
     "serve",
     "get",
     "status",
