@@ -153,7 +153,7 @@ def test_arrow_in_and_out_and_other_kinds_of_text(store: tm.FeatureStore) -> Non
         ([{"k": "a", "event_timestamp": "2024-01-01"}, {"k": None, "event_timestamp": "2024-01-01"}], ["v"], "row 1 has no key 'k'"),
         ([{"k": 5, "event_timestamp": "2024-01-01"}], ["v"], "key 'k' is a column of Int64: give values of type str"),
         ([{"g": 1.0, "event_timestamp": "2024-01-01"}], ["of_group"], "key 'g' is a column of Float64: give values of type int"),
-        (pl.DataFrame({"g": pl.Series([2**63], dtype=pl.UInt64), "event_timestamp": ["2024-01-01"]}), ["of_group"], "key 'g' is 9223372036854775808"),
+        (pl.DataFrame({"g": pl.Series([2**63], dtype=pl.UInt64), "event_timestamp": "2024-01-01"}), ["of_group"], "key 'g' is 92233"),
         ([{"k": "a", "event_timestamp": "soon"}], ["v"], "row 0: event_timestamp is 'soon'"),
         ([{"k": "a", "event_timestamp": "2024-01-01"}, {"k": "a", "event_timestamp": None}], ["v"], "row 1: event_timestamp is None"),
         ([{"k": "a", "event_timestamp": 1.5}], ["v"], "event_timestamp is a column of Float64"),
