@@ -12,7 +12,8 @@ from .fold import Engine, fold_here
 def engine_of(env: Environment, name: str | None = None, master: str | None = None) -> Engine:
     """The engine that is asked for, else the one that tidemill.toml names under [batch], else the local one.
 
-    `master` is Spark's, else that of [spark], else this machine. Raises `TidemillError` for another name, a master without Spark, and where PySpark is missing.
+    `master` is Spark's, else that of [spark], else this machine. Raises `TidemillError` for another name, a master without Spark, and where
+    PySpark is missing.
     """
     name = name or str(env.project.settings.get("batch", {}).get("engine", "local"))
     if name not in ENGINES:
@@ -28,4 +29,4 @@ def engine_of(env: Environment, name: str | None = None, master: str | None = No
         if (error.name or "").partition(".")[0] not in ("pyspark", "py4j"):
             raise
         raise TidemillError("the engine spark needs PySpark, which is not installed: pip install 'tidemill[spark]'") from error
-    return SparkEngine(Place(env.project.offline_url, env.project.directory), Cluster.of(env.project, master))
+    return SparkEngine(Place.of(env), Cluster.of(env.project, master))

@@ -32,3 +32,9 @@ def frame_of(blob: bytes) -> pl.DataFrame:
 def batch_of(schema: pa.Schema, *row: object) -> pa.RecordBatch:
     """One row as a record batch."""
     return pa.RecordBatch.from_arrays([pa.array([value], field.type) for value, field in zip(row, schema, strict=True)], schema=schema)
+
+
+def numbers_of(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
+    """The numbers in the first column."""
+    for batch in batches:
+        yield from batch.column(0).to_pylist()

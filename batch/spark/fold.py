@@ -23,6 +23,7 @@ from pyspark.sql import SparkSession
 
 from tidemill.aggregations import aggregation_from_spec
 from tidemill.definitions.source import str_of_type, type_of_str
+from tidemill.environment import Environment
 from tidemill.horizon import horizon_of
 from tidemill.kernel.bundle import Bundle
 from tidemill.kernel.memory import keep_freed_memory
@@ -34,7 +35,7 @@ from tidemill.offline.store import OfflineStore
 from tidemill.times import BEGINNING, DAY, floor_to
 
 from ..fold import ROWS, BundleFold, Progress, Segment
-from .blobs import batch_of, blobs, frame_of
+from .blobs import batch_of, blobs, frame_of, numbers_of
 from .ranges import OFFSETS, Range, ranges_of_tasks
 from .session import Batches, Cluster, collected, gathered, mapped, tasks
 
@@ -54,6 +55,11 @@ class Place:
 
     url: str
     base: Path
+
+    @classmethod
+    def of(cls, env: Environment) -> Place:
+        """The project's."""
+        return cls(env.project.offline_url, env.project.directory)
 
     def open(self) -> OfflineStore:
         """The store."""
@@ -137,7 +143,7 @@ def _fold(spark: SparkSession, place: Place, segment: Segment, ranges: Sequence[
     done = spark.sparkContext.accumulator(0)
     columns = tuple((name, str_of_type(kind)) for name, kind in segment.source.schema.items() if name in segment.columns)
     folding = _Folding(place, segment.source.name, tuple(ranges), columns, specs, done)
-    tiles = gathered(mapped(tasks(spark, len(ranges)), folding, _TILES), "bundle", "part", "day")
+    tiles = gathered(mapped(tasks(spark, len(ranges)), folding, _TILES), ["bundle", "part", "day"])
     return collected(mapped(tiles, _Merging(place, specs, segment.k), _FILES), done, segment.offsets, progress)
 
 
@@ -154,7 +160,7 @@ class _Times:
 
     def __call__(self, numbers: Batches) -> Batches:
         store = self.place.open()
-        for number in _numbers(numbers):
+        for number in numbers_of(numbers):
             rows = without = 0
             latest = arrived = BEGINNING
             for events in iter_range(store, self.source, *self.ranges[number], {}, rows=ROWS):
@@ -186,7 +192,7 @@ class _Folding:
         store = self.place.open()
         columns = {name: type_of_str(kind).polars for name, kind in self.columns}
         bundles = [(bundle_of(spec), horizon) for spec, horizon in self.specs]
-        for number in _numbers(numbers):
+        for number in numbers_of(numbers):
             held = [[_Held(bundle, i, horizon) for i in range(len(bundle.tables))] for bundle, horizon in bundles]
             for events in iter_range(store, self.source, *self.ranges[number], columns, rows=ROWS):
                 for (bundle, horizon), tables in zip(bundles, held, strict=True):
@@ -261,8 +267,3 @@ class _Merging:
         bundle, table, _ = at
         for file in Partials(store, bundle_of(self.specs[bundle][0])).write(table, held.merged(), self.k):
             yield batch_of(_FILES, bundle, table, file.key, _LIFETIME if file.day is None else file.day, file.k, file.rows)
-
-
-def _numbers(batches: Batches) -> Iterator[int]:
-    for batch in batches:
-        yield from batch.column(0).to_pylist()

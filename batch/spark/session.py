@@ -6,11 +6,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from tidemill.definitions import Project
 from tidemill.errors import TidemillError
 
 Batches = Iterator[pa.RecordBatch]
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 LOCAL = "local[*]"
 #: What is set unless the project sets it. Rows that go to Python are frames, of megabytes each, so few may go at a time; a task has
@@ -31,8 +32,9 @@ LOCAL = "local[*]"
 _ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 _SETTINGS = {
     "spark.app.name": "tidemill",
+    "spark.driver.extraJavaOptions": f'"-Dlog4j2.configurationFile={Path(__file__).with_name("log4j2.properties").as_uri()}"',
     "spark.executorEnv.POLARS_MAX_THREADS": "1",
-    "spark.log.level": "ERROR",
+    "spark.executorEnv.PYTHONWARNINGS": "ignore:PySpark does not yet fully support pandas",
     _ROWS: "8",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
@@ -75,7 +77,8 @@ class Cluster:
             builder = builder.config(name, value)
         with _interpreter() if local else _as_it_is():
             try:
-                spark = builder.getOrCreate()
+                with _quietly():
+                    spark = builder.getOrCreate()
             except Exception as error:
                 raise TidemillError(
                     f"Spark does not start with master {self.master!r} ({_first_line(error)}): it needs Java 17 or newer, and a "
@@ -104,21 +107,28 @@ def _as_it_is() -> Iterator[None]:
     yield
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what PySpark says about pandas, which no function of ours uses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")
+        yield
+
+
 def tasks(spark: SparkSession, count: int) -> DataFrame:
     """One row, and one task, for each number below `count`, in the column `id`."""
     return spark.range(0, count, 1, numPartitions=max(count, 1))
 
 
 def mapped(frame: DataFrame, function: Callable[[Batches], Batches], schema: pa.Schema) -> DataFrame:
-    """`mapInArrow`, without what PySpark says about pandas, which no function of ours uses."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")
+    """`mapInArrow` with a function from batches of rows to batches of this schema."""
+    with _quietly():
         return frame.mapInArrow(function, _declared(schema))
 
 
-def gathered(frame: DataFrame, *keys: str) -> DataFrame:
-    """The rows dealt out anew, so that those that agree on the keys lie in one partition, one after the other."""
-    return frame.repartition(*keys).sortWithinPartitions(*keys)
+def gathered(frame: DataFrame, keys: Sequence[str], order: Sequence[str] = ()) -> DataFrame:
+    """The rows dealt out anew, so that those that agree on the keys lie in one partition, one after the other, in an order."""
+    return frame.repartition(*keys).sortWithinPartitions(*(order or keys))
 
 
 _TYPES = {pa.int32(): "int", pa.int64(): "bigint", pa.binary(): "binary", pa.string(): "string"}
@@ -148,7 +158,8 @@ def collected(frame: DataFrame, done: Accumulator[int] | None = None, total: int
         try:
             while True:
                 try:
-                    return future.result(_SECONDS)
+                    found: list[Any] = future.result(_SECONDS)
+                    return found
                 except NotYet:
                     if progress is not None:
                         progress(min(done.value, total) if done is not None else 0, total)

@@ -21,6 +21,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.sql.shuffle.partitions": "3",
         "spark.driver.memory": "1g",
+        "spark.log.level": "OFF",
     }
     with Cluster("local[2,3]", settings).session() as session:
         yield session

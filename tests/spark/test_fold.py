@@ -16,6 +16,7 @@ from tests.aggregations.cases import CASES, Case
 from tidemill.aggregations import Aggregation
 from tidemill.apps import load
 from tidemill.definitions import Source
+from tidemill.errors import StoreError
 from tidemill.kernel.bundle import Bundle
 from tidemill.offline.archive import ArchiveWriter, partition_folder, range_files
 from tidemill.offline.cuts import latest_cut, make_cut
@@ -173,3 +174,56 @@ def test_versions_are_equal_row_for_row(
         versions(here, None, seen)
         versions(there, engine(there), seen)
         assert_same(here, there, seen)
+
+
+def test_a_task_that_fails_after_its_work_and_is_tried_again_counts_nothing_twice(
+    spark: Any, stores: tuple[DirectoryStore, DirectoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = stores
+    seen = bundles()[1:]
+    for store in (here, there):
+        archive(store, Random(5), 1, count=1100)
+
+    def failing_once(function: Any) -> Any:
+        def run(batches: Any) -> Any:
+            from pyspark import TaskContext
+
+            yield from function(batches)
+            if TaskContext.get().attemptNumber() == 0:
+                raise OSError("the machine is gone")
+
+        return run
+
+    mapped = on_spark.mapped
+    monkeypatch.setattr(on_spark, "mapped", lambda frame, function, schema: mapped(frame, failing_once(function), schema))
+    versions(here, None, seen)
+    versions(there, engine(there), seen)
+    assert_same(here, there, seen)
+    version = Partials(there, seen[0]).latest()
+    folders = {f.key.rpartition("/")[0] for f in version.files}
+    written = {key for folder in folders for key in there.list(folder)}
+    assert written > {f.key for f in version.files}, "the attempts that failed have left files, which no version names"
+
+
+def test_what_a_task_cannot_read_is_said_as_the_reader_says_it(spark: Any, stores: tuple[DirectoryStore, DirectoryStore]) -> None:
+    there = stores[1]
+    archive(there, Random(3), 1, count=1100)
+    make_cut(there, "events")
+    gone = range_files(there, partition_folder("archive", "events", 3))[1]
+    there.delete(gone.key)
+    with pytest.raises(StoreError, match=f"^offset {gone.start} of events, partition 3, is not in the archive"):
+        versions(there, engine(there), bundles()[1:])
+    assert Partials(there, bundles()[1]).latest().k == 0
+
+
+def test_ranges_end_where_files_end_and_cover_everything(stores: tuple[DirectoryStore, DirectoryStore]) -> None:
+    store = stores[0]
+    archive(store, Random(9), 1, count=2000)
+    ends = {f.end for f in range_files(store, partition_folder("archive", "events", 3))}
+    found = ranges.ranges_of_tasks(store, "events", [(3, 7, 1990)], 600)
+    assert [a for _, a, _ in found] == [7, *(b for _, _, b in found[:-1])]
+    assert found[-1][2] == 1990
+    assert {b for _, _, b in found[:-1]} < ends
+    assert ranges.ranges_of_tasks(store, "events", [(3, 0, 3000)], 10_000) == [(3, 0, 3000)], "what is missing is the reader's to say"
+    store.write_frame("archive/big/00000/" + "000000000000000-000000000001000.parquet", pl.DataFrame({"x": []}))
+    assert [b for _, _, b in ranges.ranges_of_tasks(store, "big", [(0, 0, 1000)], 200)] == [200, 400, 600, 800, 1000]
