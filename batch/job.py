@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tidemill.environment import Environment
 from tidemill.errors import NotFoundError, StoreUnavailableError, TidemillError
+from tidemill.imported import advance_history
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.offline.cuts import latest_cut, make_cut
 from tidemill.offline.leases import Lease
@@ -20,6 +21,7 @@ from tidemill.offline.store import read_json
 from tidemill.online.base import SlotId
 from tidemill.publishing import publish
 
+from .engine import USUAL, Budget, Engine
 from .fold import fold
 
 #: (what is under way, done, of how many)
@@ -51,25 +53,36 @@ def run(env: Environment, progress: Progress | None = None) -> list[SourceResult
     return [run_source(env, name, progress) for name in sorted(applied.sources)]
 
 
-def run_source(env: Environment, name: str, progress: Progress | None = None) -> SourceResult:
-    """Cut, fold and publish one source."""
+def run_source(
+    env: Environment,
+    name: str,
+    progress: Progress | None = None,
+    *,
+    views: Collection[str] | None = None,
+    publishing: bool = True,
+    budget: Budget = USUAL,
+    engine: Engine | None = None,
+) -> SourceResult:
+    """Cut, fold and publish one source; of `views` alone, where they are given. Without `publishing` the next run publishes."""
     begun = time.monotonic()
     keep_freed_memory()
     applied = env.applied()
     source = applied.sources[name]
-    bundles = [b.bundle for b in applied.of_source(name)]
+    bundles = [b.bundle for b in applied.of_source(name) if views is None or b.view in views]
     _finish_rollback(env, name)
     make_cut(env.offline, name)
     k = latest_cut(env.offline, name)
     versions: dict[str, int] = {}
     published: dict[str, int] = {}
     if k:
-        for bundle_id, version in fold(env.offline, source, bundles, k, env.project.slack, _of(progress, f"fold {name}")).items():
-            versions[bundle_id] = version.k
-        for bundle in bundles:
-            partials = Partials(env.offline, bundle)
-            report = _of(progress, f"publish {bundle.id}")
-            published[bundle.id] = publish(env.online, bundle, partials, partials.latest(), applied.shards, report)
+        report = _of(progress, f"fold {name}")
+        found = fold(env.offline, source, bundles, k, env.project.slack, report, budget=budget, engine=engine)
+        versions = {bundle_id: version.k for bundle_id, version in found.items()}
+        for bundle in bundles if publishing else ():
+            partials, report = Partials(env.offline, bundle), _of(progress, f"publish {bundle.id}")
+            version = partials.latest()
+            advance_history(env.online, env.offline, name, bundle, partials, version, applied.shards)
+            published[bundle.id] = publish(env.online, bundle, partials, version, applied.shards, report, budget.published)
     seconds = time.monotonic() - begun
     note_run(env.offline, name, time.time_ns() // 1000, seconds, k, versions, published)
     return SourceResult(name, k, versions, published, seconds)
