@@ -131,9 +131,7 @@ OPERATION = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integer
 IMPORT = st.tuples(st.just("import"), st.just(0), st.integers(0, 2), EVENTS)
 PRODUCE = st.tuples(st.just("produce"), st.just(0), st.integers(0, 2), EVENTS)
 #: Events are part of the weather, not a rule of their own: Hypothesis leaves whole rules out of most examples, and then little happens.
-WEATHER = st.lists(
-    st.one_of(*[OPERATION] * 6, PRODUCE, PRODUCE, IMPORT), min_size=4, max_size=24
-)
+WEATHER = st.lists(st.one_of(*[OPERATION] * 6, PRODUCE, PRODUCE, IMPORT), min_size=4, max_size=24)
 TICKS = [1, 7, 60, 600, 3600, 86400, 5 * 86400, 20 * 86400]
 
 
