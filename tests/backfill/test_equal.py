@@ -21,6 +21,7 @@ from polars.testing import assert_frame_equal
 from tests.backfill.world import AT, KEYS, START, VIEW, WITH_ID, World, job
 from tests.seam.world import OFFLINE_STEPS, ONLINE_STEPS, Crash, Interrupted
 from tidemill.apps import load
+from tidemill.offline.leases import Lease
 from tidemill.offline.partials import Partials
 from tidemill.times import DAY, HOUR, SECOND
 
@@ -42,7 +43,7 @@ EVENT = st.fixed_dictionaries(
 def sizes(rows: int, tiles: int, events: int) -> Iterator[None]:
     """Parts of so many records; folds that read so many at a time, hold so many tiles, and note how far they came after so many events."""
     budget = replace(engine.Budget(), rows=rows, tiles=tiles, events=events, published=max(tiles, 1))
-    with mock.patch.multiple(job, LEAST_ROWS=1, MOST_ROWS=3 * rows), mock.patch.object(engine.Budget, "of", return_value=budget):
+    with mock.patch.multiple(job, LEAST_ROWS=3 * rows, MOST_ROWS=3 * rows), mock.patch.object(engine.Budget, "of", return_value=budget):
         yield
 
 
@@ -100,7 +101,7 @@ def merged(world: World) -> list[pl.DataFrame]:
     overlap=st.integers(0, 5),
     files=st.integers(1, 5),
     size=st.tuples(st.integers(1, 9), st.integers(1, 30), st.integers(1, 20)),
-    kills=st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.booleans()), max_size=4),
+    kills=st.lists(st.tuples(st.booleans(), st.integers(0, 200), st.booleans()), max_size=4),
     late=st.integers(0, 3),
     seed=st.integers(0, 2**32),
 )
@@ -143,7 +144,7 @@ def test_history_and_log_equal_brute_force_however_often_it_is_killed(
 @given(
     events=st.lists(EVENT, min_size=10, max_size=80),
     size=st.tuples(st.integers(1, 9), st.integers(1, 30), st.integers(1, 20)),
-    kills=st.lists(st.integers(0, 80), max_size=3),
+    kills=st.lists(st.integers(0, 200), max_size=3),
     threads=st.integers(1, 4),
     seed=st.integers(0, 2**32),
 )
@@ -169,6 +170,28 @@ def test_in_chunks_resumed_in_parallel_or_at_once_the_partials_are_equal(
             found.append(merged(world))
     for once, pieced in zip(*found, strict=True):
         assert_frame_equal(once, pieced)
+
+
+def test_a_fold_of_imports_and_archive_may_be_killed_at_every_write() -> None:
+    events = [{"id": i, "k": KEYS[i % 3], "x": float(i % 11), "at": START + i * HOUR // 8} for i in range(300)]
+    live = [{"id": 1_000 + i, "k": KEYS[i % 3], "x": 2.0, "at": START + i * HOUR // 30} for i in range(1_030)]
+    expected: list[pl.DataFrame] = []
+    for at in range(-1, 45, 3):
+        with a_world() as world, sizes(40, 10**6, 70):
+            world.live(live)
+            world.history("a.jsonl", events)
+            with Lease(world.env.offline, "batch", seconds=60, owner="elsewhere:1"):
+                assert world.backfill().folded is None
+            offline = Interrupted(world.env.offline, frozenset({"create", "write_frame"}))
+            world.env.__dict__.update(offline=offline)
+            if at >= 0:
+                offline.crash_at = at
+                killed(world)
+            world.backfill()
+            world.check([*events, *live])
+            expected = expected or merged(world)
+            for once, pieced in zip(expected, merged(world), strict=True):
+                assert_frame_equal(once, pieced)
 
 
 def test_a_new_view_over_the_archive_goes_on_where_its_fold_was_killed() -> None:
