@@ -81,8 +81,10 @@ def run_source(
         for bundle in bundles if publishing else ():
             partials, report = Partials(env.offline, bundle), _of(progress, f"publish {bundle.id}")
             version = partials.latest()
-            advance_history(env.online, env.offline, name, bundle, partials, version, applied.shards)
-            published[bundle.id] = publish(env.online, bundle, partials, version, applied.shards, report, budget.published)
+            filled = advance_history(env.online, env.offline, name, bundle, partials, version, applied.shards)
+            if filled is None:
+                filled = publish(env.online, bundle, partials, version, applied.shards, report, budget.published)
+            published[bundle.id] = filled
     seconds = time.monotonic() - begun
     note_run(env.offline, name, time.time_ns() // 1000, seconds, k, versions, published)
     return SourceResult(name, k, versions, published, seconds)

@@ -33,24 +33,27 @@ def advance_history(
     version: Version,
     shards: int,
     progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Give every slot of a bundle the imports of the version's segments that it lacks; how many slots got any.
+) -> int | None:
+    """Give every slot of a bundle the imports of the version's segments that it lacks.
 
-    A slot that is empty is rebuilt from the version, which holds them. May be killed at any instant, run again, and run twice at once:
-    each step is applied once. `progress` gets (slots done, of how many).
+    A slot that is empty is rebuilt from the version, which holds them. Where all were, the version is published with that: then returns how
+    many entities there are, else None. May be killed at any instant, run again, and run twice at once: each step is applied once.
+    `progress` gets (slots done, of how many).
     """
     if not version.imports:
-        return 0
+        return None
     slots = [SlotId(bundle.id, shard) for shard in range(shards)]
     states = online.slots(slots)
     behind = [slot for slot, state in zip(slots, states, strict=True) if _due(offline, source, state, version)]
     values: Published | None = None
+    rebuilt = 0
     tiles: dict[int, _Tiles] = {}
     for number, slot in enumerate(behind):
         state = states[slot.shard]
         if not state.serving:
             values = values or Published(bundle, partials, version)
-            rebuild(online, bundle, partials, version, slot.shard, shards, values)
+            whole = rebuild(online, bundle, partials, version, slot.shard, shards, values)
+            rebuilt += whole and state.cursor is None  # one that was begun may have gone on with an older version
         else:
             done, steps = divmod(state.positions.get(HISTORY, 0), HISTORY_STEPS)
             for k in import_cuts(offline, source, done, version.k):
@@ -61,7 +64,10 @@ def advance_history(
                 done, steps = k, 0
         if progress is not None:
             progress(number + 1, len(behind))
-    return len(behind)
+    if values is None or rebuilt < shards:
+        return None
+    partials.mark_published(version.k)
+    return len(values.entities)
 
 
 def _due(offline: OfflineStore, source: str, state: SlotState, version: Version) -> bool:

@@ -41,6 +41,13 @@ class Published:
             names, blobs = bundle.pack(i, tiles, tag=-version.k)
             self._blobs.append(dict(zip(names, blobs, strict=True)))
         self.entities = sorted(only if only is not None else set().union(*self._blobs))
+        self._sharded: tuple[int, dict[int, list[str]]] = (0, {})
+
+    def of_shard(self, shard: int, shards: int) -> list[str]:
+        """The entities of one of so many shards."""
+        if self._sharded[0] != shards:
+            self._sharded = shards, dict(by_shard(self.entities, shards))
+        return self._sharded[1].get(shard, [])
 
     def changes(self, entities: Sequence[str], cells: Mapping[tuple[int, str], Cell | None]) -> list[EntityChange]:
         """What publishing these entities changes, given their cells as they were read: values raised, tails trimmed."""
@@ -150,7 +157,7 @@ def rebuild(
                 store.reset(slot)
                 cursor, start = None, 0
     values = values or Published(bundle, partials, version)
-    mine = [e for e in values.entities if shard_of(e, shards) == shard]
+    mine = values.of_shard(shard, shards)
     if cursor is None:
         cursor = f"{version.k}:{version.generation}:0"
         if not store.rebuild(slot, None, cursor, [], horizon=version.horizon):
