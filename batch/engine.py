@@ -67,7 +67,7 @@ class Budget:
         """A budget for about so many bytes, of which the interpreter and its libraries take the first 300 MiB.
 
         >>> Budget.of(2 << 30).rows, Budget.of(512 << 20).rows
-        (716007, 86918)
+        (715980, 86835)
         """
         left = max(memory - (300 << 20), 64 << 20)
         least = cls()
