@@ -14,6 +14,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -134,7 +135,7 @@ def _stage_events(
         ranges = ranges_of_tasks(env.offline, source.name, [(p, 0, end) for p, end in ends.items() if end], offsets)
         staged.work += [Work(mine, archived=each) for each in ranges]
         staged.events += sum(b - a for _, a, b in ranges)
-        for i, frame in enumerate(events_beyond(env, source, read, ends)):
+        for i, frame in enumerate(chain(_imported(env, source, read), events_beyond(env, source, read, ends))):
             key = f"{folder}/events/{source.name}-{i}.parquet"
             env.offline.write_frame(key, frame)
             staged.work.append(Work(mine, events=key))

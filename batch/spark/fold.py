@@ -24,7 +24,6 @@ from pyspark.sql import SparkSession
 from tidemill.aggregations import aggregation_from_spec
 from tidemill.definitions.source import str_of_type, type_of_str
 from tidemill.environment import Environment
-from tidemill.horizon import horizon_of
 from tidemill.kernel.bundle import Bundle
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import SPAN
@@ -34,7 +33,7 @@ from tidemill.offline.partials import PartialFile, Partials
 from tidemill.offline.store import OfflineStore
 from tidemill.times import BEGINNING, DAY, floor_to
 
-from ..fold import ROWS, BundleFold, Progress, Segment
+from ..fold import BundleFold, Report, Segment
 from .blobs import batch_of, blobs, frame_of, numbers_of
 from .ranges import OFFSETS, Range, ranges_of_tasks
 from .session import Batches, Cluster, collected, gathered, mapped, tasks
@@ -45,6 +44,8 @@ _FILES = pa.schema(
     [("bundle", pa.int32()), ("part", pa.int32()), ("key", pa.string()), ("day", pa.int64()), ("k", pa.int64()), ("rows", pa.int64())]
 )
 _LIFETIME = BEGINNING // DAY
+#: Events that a task reads at a time.
+ROWS = 1_000_000
 #: Tiles that a task holds before it merges them.
 _HELD = 4_000_000
 
@@ -100,16 +101,16 @@ class SparkEngine:
     def __init__(self, place: Place, cluster: Cluster, offsets: int = OFFSETS) -> None:
         self._place, self._cluster, self._offsets = place, cluster, offsets
 
-    def __call__(self, segment: Segment, progress: Progress | None) -> None:
+    def __call__(self, segment: Segment, progress: Report | None) -> None:
         ranges = ranges_of_tasks(segment.store, segment.source.name, segment.ranges, self._offsets)
         with self._cluster.session() as spark:
             times = _Times(self._place, segment.source.name, tuple(ranges))
             found = collected(mapped(tasks(spark, len(ranges)), times, _TIMES), None, segment.offsets, progress)
             _raise_horizons(segment, [row for row in found if row.rows])
             for row in _fold(spark, self._place, segment, ranges, progress):
-                table = segment.folds[row.bundle].bundle.tables[row.part]
+                one = segment.folds[row.bundle]
                 day = None if row.day == _LIFETIME else row.day
-                segment.folds[row.bundle].files.setdefault(row.part, []).append(PartialFile(table.key, row.key, day, row.k, row.rows))
+                one.take([PartialFile(one.bundle.tables[row.part].key, row.key, day, row.k, row.rows)])
 
 
 def _raise_horizons(segment: Segment, found: Sequence[Any]) -> None:
@@ -119,10 +120,9 @@ def _raise_horizons(segment: Segment, found: Sequence[Any]) -> None:
     latest, arrived = max(row.latest for row in found), max(row.arrived for row in found)
     partly = 0 < sum(row.without_arrival for row in found) < sum(row.rows for row in found)
     for one in segment.folds:
-        if partly and one.arrived == BEGINNING:
+        if partly and not segment.beforehand and one.state.arrived == BEGINNING:
             _raise_in_order(segment, one)
-        one.latest, one.arrived = max(one.latest, latest), max(one.arrived, arrived)
-        one.horizon = max(one.horizon, horizon_of(one.latest, one.arrived, segment.slack))
+        one.know(latest, arrived, segment.slack)
 
 
 def _raise_in_order(segment: Segment, one: BundleFold) -> None:
@@ -132,14 +132,14 @@ def _raise_in_order(segment: Segment, one: BundleFold) -> None:
     there on it rises with both, and the largest of all decide.
     """
     for partition, a, b in segment.ranges:
-        for events in iter_range(segment.store, segment.source.name, partition, a, b, {}, rows=ROWS):
-            one.raised(events, segment.slack)
-            if one.arrived != BEGINNING:
+        for events in iter_range(segment.store, segment.source.name, partition, a, b, {}, rows=segment.rows):
+            one.know(_largest(events["_time"]), _largest(events["_arrival"]), segment.slack)
+            if one.state.arrived != BEGINNING:
                 return
 
 
-def _fold(spark: SparkSession, place: Place, segment: Segment, ranges: Sequence[Range], progress: Progress | None) -> list[Any]:
-    specs = tuple((spec_of(one.bundle), one.horizon) for one in segment.folds)
+def _fold(spark: SparkSession, place: Place, segment: Segment, ranges: Sequence[Range], progress: Report | None) -> list[Any]:
+    specs = tuple((spec_of(one.bundle), one.state.horizon) for one in segment.folds)
     done = spark.sparkContext.accumulator(0)
     columns = tuple((name, str_of_type(kind)) for name, kind in segment.source.schema.items() if name in segment.columns)
     folding = _Folding(place, segment.source.name, tuple(ranges), columns, specs, done)
