@@ -29,7 +29,8 @@ def png(found: Backtest) -> bytes:
     FigureCanvasAgg(figure)
     axes: Axes = figure.add_subplot()
     for i, model in enumerate(found.models):
-        _line(axes, found, model, _COLOURS[i % len(_COLOURS)])
+        beside = 0.06 * (i - (len(found.models) - 1) / 2)  # so that no bar hides another
+        _line(axes, found, model, _COLOURS[i % len(_COLOURS)], beside)
     axes.set_xticks(range(len(found.points)), [p.age for p in found.points])
     axes.set_xlim(-0.4, len(found.points) - 0.6)
     axes.set_xlabel("the newest event that the features know is at least this old" if found.aged == "events" else "the values are this old")
@@ -45,14 +46,15 @@ def png(found: Backtest) -> bytes:
     return out.getvalue()
 
 
-def _line(axes: Axes, found: Backtest, model: str, colour: str) -> None:
+def _line(axes: Axes, found: Backtest, model: str, colour: str, beside: float) -> None:
     estimates = [p.scores[model][found.metric.name].estimate for p in found.points]
     values = [e.value for e in estimates]
     below = [e.value - e.low if e.low is not None else 0.0 for e in estimates]
     above = [e.high - e.value if e.high is not None else 0.0 for e in estimates]
     bars = [[max(b, 0.0) for b in below], [max(a, 0.0) for a in above]]
     style: dict[str, Any] = {"marker": "o", "markersize": 5, "linewidth": 2, "color": colour, "capsize": 3, "elinewidth": 1}
-    axes.errorbar(range(len(values)), values, bars, label=model, **style)
+    places = [i + beside for i in range(len(values))]
+    axes.errorbar(places, values, bars, label=model, **style)
     if model == found.best:  # only one line bears its numbers: two that lie close would cover each other's
-        for x, value in enumerate(values):
+        for x, value in zip(places, values, strict=True):
             axes.annotate(digits(found.metric, value), (x, value), (7, 6), textcoords="offset points", fontsize=8.5, color=colour)
