@@ -54,7 +54,7 @@ class _Addresses(HTMLParser):
 def test_it_shows_a_table_and_a_conclusion_and_writes_a_page(project: Path, tmp_path: Path) -> None:
     ran = run(project, "s", *labels(project), "--split", "0.7", "--freshness", "0s,10m,6h,1d", "--out", str(tmp_path / "out"))
     assert ran.code == 0, ran.err
-    assert re.search(r"^freshness +AUC +95 % interval +less 0s", ran.out, re.MULTILINE)
+    assert re.search(r"^freshness +AUC +95 % interval +vs 0s", ran.out, re.MULTILINE)
     assert re.search(r"^0s +0\.9\d\d +0\.\d{3} to 0\.\d{3} .* as served", ran.out, re.MULTILINE)
     assert re.search(r"^10m +0\.9\d\d .*\(\+0\.0000\).* hypothetical", ran.out, re.MULTILINE)
     assert "hypothetical at 10m, 6h, 1d: nothing newer than that is known, while windows still end at the request" in ran.out
@@ -103,7 +103,7 @@ def test_single_features_another_metric_and_aged_values(project: Path, tmp_path:
     few = ["--split", "0.7", "--freshness", "0s,6h", "--metric", "brier", "--aged", "values", "--out", str(tmp_path)]
     ran = run(project, "v:x_mean_2h", "scaled", *labels(project), *few)
     assert ran.code == 0, ran.err
-    assert re.search(r"^freshness +Brier score +95 % interval +less 0s +its interval +AUC +log loss", ran.out, re.MULTILINE)
+    assert re.search(r"^freshness +Brier score +95 % interval +vs 0s +its interval +AUC +log loss", ran.out, re.MULTILINE)
     assert "logistic_regression, v:x_mean_2h, scaled: fresh features reach Brier score" in ran.out
     assert "hypothetical at 6h: every value was computed that long before the request" in ran.out
 

@@ -114,6 +114,7 @@ COMMANDS = [
     "stream --once",
     "batch",
     "get s card=a amount=1",
+    "backtest s --labels labels.parquet",
     "status",
     "dead-letters count",
     "dead-letters replay tx --to x.jsonl",

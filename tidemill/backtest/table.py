@@ -9,7 +9,7 @@ from tidemill.backtest.result import Backtest
 def header(found: Backtest) -> list[str]:
     """The columns' names."""
     others = [m.text for m in found.metrics[1:]]
-    return ["freshness", found.metric.text, "95 % interval", f"less {found.freshest.age}", "its interval", *others, "nulls", "past"]
+    return ["freshness", found.metric.text, "95 % interval", f"vs {found.freshest.age}", "its interval", *others, "nulls", "past"]
 
 
 def rows(found: Backtest, model: str) -> list[list[str]]:
