@@ -146,7 +146,7 @@ def split(rows: Labelled, where: str | float) -> Split:
 
     >>> import polars as pl
     >>> hours = np.array([0, 1, 2, 3])
-    >>> rows = Labelled(pl.DataFrame(), np.array([0.0, 1, 0, 1]), hours, hours + np.array([0, 0, 5, 0]), "binary", 0)
+    >>> rows = Labelled(pl.DataFrame(), np.array([0.0, 1, 0, 1]), hours, hours + np.array([0, 0, 5, 0]), "regression", 0)
     >>> split(rows, 0.75).train.tolist(), split(rows, 0.75).test.tolist(), split(rows, 0.75).unknown_yet
     ([0, 1], [3], 1)
     """
