@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -24,9 +24,10 @@ from tidemill.datasets.events import archived_ends, events_beyond
 from tidemill.datasets.larger import Dataset, Writer, build, check_output, chunks, scan_of
 from tidemill.datasets.point_in_time import Terms, features_of, with_outputs
 from tidemill.datasets.questions import TIMESTAMP, check_columns, instants, keys_of
-from tidemill.definitions import FeatureSet, FeatureView, resolve_features
+from tidemill.definitions import FeatureSet, FeatureView, Source, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.environment import Environment
+from tidemill.offline.history import iter_history
 from tidemill.offline.store import OfflineStore
 
 from .answering import ANSWERS, DEALT, ROW, WRITTEN, Answering, AskedView, Dealing, Work, Writing, add_up
@@ -141,6 +142,12 @@ def _stage_events(
             staged.work.append(Work(mine, events=key))
             staged.events += len(frame)
             progress("reading the log beyond the archive", i + 1, i + 1)
+
+
+def _imported(env: Environment, source: Source, columns: list[str]) -> Iterator[pl.DataFrame]:
+    types = {name: source.schema[name].polars for name in columns}
+    for frame in iter_history(env.offline, source.name, None, types):
+        yield frame.select(*columns, "_time", "_arrival")
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,15 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
-from tidemill.definitions import Definitions, Feature, FeatureView, OnDemand, Source
+from tidemill.definitions import Definitions, Feature, FeatureView, OnDemand, Source, resolve_features
 from tidemill.kernel.registers import PRECISION, estimate
 from tidemill.times import from_micros, window_start
 
 Positions = Mapping[int, int]
 Array = npt.NDArray[Any]
+
+#: What is served, and audited. Other services of the definitions may want more of a request than is asked with here.
+SERVICE = "delay_v1"
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,14 @@ def differences(served: Sequence[Served], definitions: Definitions, logs: Path, 
 
 
 def right_values(answer: Served, definitions: Definitions, logs: Mapping[str, RawLog]) -> dict[str, Any]:
-    """What should have been served, by column name: all features of the views read, and the on-demand features over them."""
+    """What should have been served, by column name: all features of the views read, and the service's on-demand features over them."""
     right: dict[str, Any] = {}
     for name, positions in answer.positions.items():
         view = definitions.views[name]
         key = [answer.row[column] for column in view.entity.keys]
         for feature, declared in view.features.items():
             right[f"{name}__{feature}"] = logs[view.source.name].value(view, declared, key, answer.at, positions)
-    for on_demand in definitions.on_demands.values():
+    for on_demand in resolve_features(SERVICE, definitions).on_demands:
         right[on_demand.column] = _on_demand(on_demand, {**answer.row, **right})
     return right
 

@@ -158,6 +158,26 @@ def aircraft_behind_its_carrier(arr_delay_last_1d, dep_delay_mean_1d):
     return arr_delay_last_1d - dep_delay_mean_1d
 
 
+@tm.on_demand(inputs=[tm.Request(scheduled_hour=float)])
+def hour_of_day(scheduled_hour):  # delays pile up until the evening
+    return scheduled_hour
+
+
+@tm.on_demand(inputs=[tm.Request(distance=float)])
+def miles(distance):
+    return distance
+
+
+@tm.on_demand(inputs=[origin_departures])
+def origin_late_share(late_1h, count_1h):  # of the last hour's departures; null where there were none
+    return late_1h / count_1h
+
+
+@tm.on_demand(inputs=[destination_arrivals])
+def destination_late_share(late_1h, count_1h):
+    return late_1h / count_1h
+
+
 # ---- the list that one model reads -------------------------------------------------------------------------------------------------
 
 delay_v1 = tm.FeatureService(
@@ -170,6 +190,36 @@ delay_v1 = tm.FeatureService(
         route_arrivals,
         destination_arrivals,
         long_haul_late_share,
+        aircraft_behind_its_carrier,
+    ],
+)
+
+# What a model is trained on that says, at scheduled departure, whether a flight will arrive late: see labels.py. A model takes numbers, so
+# the text, the lists and the instants above stay out.
+delay_at_departure = tm.FeatureService(
+    "delay_at_departure",
+    features=[
+        origin_departures[
+            "count_1h",
+            "dep_delay_mean_30m",
+            "dep_delay_mean_1h",
+            "dep_delay_mean_1d",
+            "dep_delay_mean_60d",
+            "dep_delay_p90_1d",
+            "late_1h",
+            "late_1d",
+            "cancelled_1h",
+            "cancelled_1d",
+        ],
+        carrier_departures["dep_delay_mean_1d", "dep_delay_mean_7d", "dep_delay_mean_30d", "dep_delay_stddev_1d", "dep_delay_p50_7d"],
+        aircraft_departures["count_1d", "count_7d", "dep_delay_max_1d"],
+        aircraft_arrivals["arr_delay_last_1d", "arr_delay_mean_1d", "arr_delay_mean_30d", "air_time_sum_1d"],
+        route_arrivals["count_7d", "arr_delay_mean_7d", "arr_delay_mean_60d"],
+        destination_arrivals["count_1h", "late_1h", "late_1d", "arr_delay_mean_3h", "arr_delay_mean_1d", "arr_delay_p90_7d"],
+        hour_of_day,
+        miles,
+        origin_late_share,
+        destination_late_share,
         aircraft_behind_its_carrier,
     ],
 )

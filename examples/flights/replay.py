@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import tidemill as tm
 from tidemill.apps import load
-from tidemill.apps.examples.flights.audit import Served
+from tidemill.apps.examples.flights.audit import SERVICE, Served
 from tidemill.apps.examples.flights.growing import GrowingFiles, GrowingLogs, GrowingTopics
 from tidemill.apps.examples.flights.make_logs import PARTITIONS, Delivery, make_logs
 from tidemill.environment import Environment
@@ -30,7 +30,6 @@ from tidemill.online.base import SlotId, SlotState
 from tidemill.times import DAY, END, HOUR, MINUTE, floor_to, from_micros
 
 PROJECT = Path(__file__).parent
-SERVICE = "delay_v1"
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ COMMANDS = [
     "batch",
     "dataset s --rows rows.csv --out train.parquet",
     "get s card=a amount=1",
+    "backtest s --labels labels.parquet",
     "status",
     "dead-letters count",
     "dead-letters replay tx --to x.jsonl",

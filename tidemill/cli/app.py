@@ -25,6 +25,7 @@ COMMANDS = (
     "batch",
     "backfill",
     "dataset",
+    "backtest",
     "train",
     "model",
     "predict",

@@ -1,0 +1,9 @@
+"""What is freshness worth? One model, trained and tested on a time split, once per age of what its features may know."""
+
+from __future__ import annotations
+
+from tidemill.backtest.labelled import Names, read_labelled
+from tidemill.backtest.result import Backtest, Estimate, Point, Score
+from tidemill.backtest.sweep import FRESHNESS, Plan, backtest
+
+__all__ = ["FRESHNESS", "Backtest", "Estimate", "Names", "Plan", "Point", "Score", "backtest", "read_labelled"]
