@@ -8,7 +8,7 @@ what is written about it cannot differ, and nothing is ever lost. A reader that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -86,12 +86,17 @@ class Journal:
         return f"{self._folder}/{n:08d}.json"
 
 
-def before_promotion(history: list[Entry], version: str) -> Mapping[str, str]:
-    """The aliases as they stood before `version` was last made champion; none where it never was."""
-    aliases: Mapping[str, str] = {}
-    last: Mapping[str, str] = {}
+def champions(history: list[Entry]) -> list[str]:
+    """The champions that rolling back goes through, the one in force last: a promotion puts one on top, a roll-back takes it off.
+
+    >>> moves = [Entry(n, "", "promote", v, CHAMPION) for n, v in enumerate("1232")]
+    >>> champions(moves), champions([*moves, Entry(4, "", "rollback", "3", CHAMPION)])
+    (['1', '2', '3', '2'], ['1', '2', '3'])
+    """
+    standing: list[str] = []
     for entry in history:
-        if entry.action == "promote" and entry.alias == CHAMPION and entry.version == version:
-            aliases = last
-        last = entry.aliases
-    return aliases
+        if entry.action == "rollback":
+            standing.pop()
+        elif entry.action == "promote" and entry.alias == CHAMPION and standing[-1:] != [entry.version]:
+            standing.append(entry.version)
+    return standing

@@ -26,7 +26,7 @@ from tidemill.models import frameworks
 from tidemill.models.candidate import Prepared, check_fill, two_classes, used_features
 from tidemill.models.golden import FILE as GOLDEN
 from tidemill.models.golden import Golden, golden_rows
-from tidemill.models.journal import CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, before_promotion
+from tidemill.models.journal import CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, champions
 from tidemill.models.loaded import LoadedModel, load_model, score_finite, unchecked
 from tidemill.models.manifest import Class, Fallback, Kind, Manifest, Stored, check_fallback, check_max_missing
 from tidemill.models.meaning import definition_digest, features_of
@@ -247,7 +247,7 @@ class Models:
         """
         if alias not in (CHAMPION, CHALLENGER):
             raise ModelError(f"a version is promoted to {CHAMPION} or {CHALLENGER}; got {alias!r}; {PREVIOUS} is what was champion before")
-        self.load(f"{name}@{version}")
+        self.load(f"{name}@{self.manifest(name, version).version}")
 
         def moved(aliases: dict[str, str]) -> dict[str, str]:
             if alias == CHAMPION and aliases.get(CHAMPION) != version:
@@ -265,23 +265,19 @@ class Models:
         The version is not tried first, but for its files and definitions: it has served before, and it is to go fast.
         """
         self.versions(name)  # an unknown model
-        history = self.journal(name).history()
-        target = history[-1].aliases.get(PREVIOUS) if history else None
-        if target is None:
+        standing = champions(self.journal(name).history())
+        if len(standing) < 2:
             raise ModelError(
                 f"model {name!r} has no previous version to go back to: promote one with `tidemill model promote {name} VERSION`"
             )
+        *further, target, current = standing
         self.checked(name, target)
-        further = before_promotion(history, target).get(CHAMPION)
 
         def moved(aliases: dict[str, str]) -> dict[str, str]:
-            if aliases.get(PREVIOUS) != target:
+            if aliases.get(CHAMPION) != current:
                 raise ModelError(_MOVED.format(name=name))
-            aliases[CHAMPION] = target
-            aliases.pop(PREVIOUS)
-            if further is not None:
-                aliases[PREVIOUS] = further
-            return aliases
+            aliases.pop(PREVIOUS, None)
+            return {**aliases, CHAMPION: target, **({PREVIOUS: further[-1]} if further else {})}
 
         return self._append(name, "rollback", target, CHAMPION, by, why, moved)
 

@@ -48,9 +48,7 @@ class LinearPredictor:
         line: Matrix = ((matrix - self._mean) / self._scale) @ self._weights + self._bias
         if self._sign is None:
             return line
-        from scipy.special import expit
-
-        probabilities: Matrix = expit(self._sign * line)
+        probabilities: Matrix = np.exp(-np.logaddexp(0.0, -self._sign * line))  # the logistic function, where exp(-line) would overflow too
         return probabilities
 
 
