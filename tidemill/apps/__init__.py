@@ -20,7 +20,7 @@ _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parents[1]
 
 #: The extra of the distribution that an app's own dependencies come with.
-_EXTRAS = {"streaming": "stream"}
+_EXTRAS = {"serving": "serve", "streaming": "stream"}
 
 if not (_HERE / "streaming").is_dir():
     __path__.append(str(_CHECKOUT))

@@ -31,8 +31,8 @@ ARRIVAL: Knowledge = "arrival"
 EVENT_TIME: Knowledge = "event_time"
 
 _ROW, _ENTITY, _VISIBLE = "_row", "_entity_number", "_visible"
-#: Rows answered at a time by one thread: what they take until they are numbers fits in some tens of MB.
-_ROWS_AT_ONCE = 100_000
+#: Rows are answered some at a time by each thread, as many as take this until they are numbers.
+_PIECE_BYTES = 64 << 20
 _THREADS = os.cpu_count() or 1
 
 
@@ -175,7 +175,7 @@ class ViewQuestions:
         """A column per feature, in the order of the rows as they were given. The events are given back."""
         past = self._past()
         self._rows = _grouped(self._rows, INSTANT, len(self._entities))
-        rows = _pieces(self._rows)
+        rows = _pieces(self._rows, max(1, _PIECE_BYTES // past.row_bytes))
         with ThreadPoolExecutor(_THREADS) as pool:
             pieces = list(pool.map(past.ask, rows))
         order = self._rows[_ROW].to_numpy()
@@ -202,12 +202,12 @@ def _grouped(frame: pl.DataFrame, at: str, entities: int) -> pl.DataFrame:
     return frame[grouped(frame[_ENTITY].to_numpy(), frame[at].to_numpy(), entities)]
 
 
-def _pieces(rows: pl.DataFrame) -> Iterator[Any]:
+def _pieces(rows: pl.DataFrame, step: int) -> Iterator[Any]:
     from tidemill.kernel.past import Rows
 
     every = Rows(rows[_ENTITY].to_numpy(), rows[INSTANT].to_numpy())
-    for a in range(0, max(len(every), 1), _ROWS_AT_ONCE):
-        yield every.part(a, min(a + _ROWS_AT_ONCE, len(every)))
+    for a in range(0, max(len(every), 1), step):
+        yield every.part(a, min(a + step, len(every)))
 
 
 def _joined(pieces: Sequence[Column], back: Any) -> Column:
