@@ -184,6 +184,24 @@ class ModelsContract:
         with pytest.raises(ModelError, match="someone else moved an alias of model 'm' meanwhile"):
             models.promote("m", "2")
 
+    def test_of_two_who_roll_back_at_once_one_is_refused(
+        self, models: Models, open_models: Callable[[], Models], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for n in "123":
+            models.register("m", "made:half", service="s")
+            models.promote("m", n)
+        checked, other = models.checked, open_models()
+
+        def meanwhile(name: str, version: str) -> Any:
+            other.rollback("m", by="bob")
+            return checked(name, version)
+
+        monkeypatch.setattr(models, "checked", meanwhile)
+        with pytest.raises(ModelError, match="someone else moved an alias of model 'm' meanwhile"):
+            models.rollback("m", by="ann")
+        assert models.aliases("m") == {"champion": "2", "previous": "1"}
+        assert [e.by for e in models.journal("m").history(1)] == ["bob"]
+
     @pytest.mark.parametrize("file", ["model.skops", "golden.json"])
     def test_a_file_that_was_changed_is_refused_before_it_is_read(self, models: Models, file: str) -> None:
         models.register("m", fitted(), service="s")
