@@ -62,7 +62,7 @@ def test_from_labels_to_a_champion_and_back(labelled: Any) -> None:
     assert document["journal"][-1]["by"] == "bob"
 
     store = tm.FeatureStore(labelled.root)
-    scores = store.score("risk", [{"card": "a", "amount": 9.0}, {"card": "a", "amount": 0.1}], at="2026-01-05T00:12:00")
+    scores = store.score("risk", [{"card": "a", "amount": 90.0}, {"card": "a", "amount": 0.1}], at="2026-01-05T00:30:00")
     store.close()
     assert scores.label == [1, 0]
 

@@ -222,6 +222,24 @@ def test_a_store_that_goes_away_between_the_journal_and_the_artifact_is_asked_ag
 
 
 @pytest.mark.usefixtures("two")
+def test_a_journal_that_is_damaged_leaves_the_model_serving_and_says_so(open_store: Callable[[], tm.FeatureStore]) -> None:
+    operator, scorer = open_store(), open_store()
+    scorer.score("m", [ROW])
+    n = operator.models.promote("m", "2").n
+    key = f"models/m/journal/{n:08d}.json"
+    good = operator.env.offline.read(key)
+    assert good is not None
+    operator.env.offline.write(key, b"{")
+    scorer.scorer.served.look()
+    scores = scorer.score("m", [ROW])
+    assert scores.version == "1"
+    assert "the registry cannot be read, and version 1 goes on:" in (scores.warning or "")
+    operator.env.offline.write(key, good)
+    scorer.scorer.served.look()
+    assert (scorer.score("m", [ROW]).version, scorer.score("m", [ROW]).warning) == ("2", None)
+
+
+@pytest.mark.usefixtures("two")
 def test_a_pinned_version_and_a_challenger_are_served_beside_the_champion(open_store: Callable[[], tm.FeatureStore]) -> None:
     operator, scorer = open_store(), open_store()
     operator.models.promote("m", "2", alias="challenger")

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tidemill as tm
 from tests.models.conftest import COLUMNS, DEFINITIONS, NOW, fitted
@@ -180,6 +183,24 @@ class ModelsContract:
         meanwhile.append(lambda: other.promote("m", "3"))
         with pytest.raises(ModelError, match="someone else moved an alias of model 'm' meanwhile"):
             models.promote("m", "2")
+
+    def test_of_two_who_roll_back_at_once_one_is_refused(
+        self, models: Models, open_models: Callable[[], Models], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for n in "123":
+            models.register("m", "made:half", service="s")
+            models.promote("m", n)
+        checked, other = models.checked, open_models()
+
+        def meanwhile(name: str, version: str) -> Any:
+            other.rollback("m", by="bob")
+            return checked(name, version)
+
+        monkeypatch.setattr(models, "checked", meanwhile)
+        with pytest.raises(ModelError, match="someone else moved an alias of model 'm' meanwhile"):
+            models.rollback("m", by="ann")
+        assert models.aliases("m") == {"champion": "2", "previous": "1"}
+        assert [e.by for e in models.journal("m").history(1)] == ["bob"]
 
     @pytest.mark.parametrize("file", ["model.skops", "golden.json"])
     def test_a_file_that_was_changed_is_refused_before_it_is_read(self, models: Models, file: str) -> None:
@@ -358,5 +379,30 @@ def test_nothing_is_promoted_whose_golden_scores_are_not_finite_any_more(folder:
 def test_a_version_can_be_promoted_to_champion_or_challenger_only(models: Models) -> None:
     with pytest.raises(ModelError, match="promoted to champion or challenger; got 'previous'"):
         models.promote("m", "1", alias="previous")
-    with pytest.raises(NotFoundError, match="no version '2'"):
-        models.promote("m", "2")
+    for version in ("2", "champion", "01", ""):
+        with pytest.raises(NotFoundError, match=f"no version '{version}'"):
+            models.promote("m", version)
+
+
+@given(st.lists(st.one_of(st.sampled_from("123"), st.just("back"), st.just("new")), max_size=12))
+@settings(max_examples=40)
+def test_after_any_moves_the_aliases_are_the_top_of_a_stack(moves: list[str]) -> None:
+    """The oracle: a promotion puts a version on top, unless it is there; a roll-back takes the top away."""
+    with TemporaryDirectory() as folder:
+        models = project(Path(folder) / "p", "")()
+        stack: list[str] = []
+        for _ in "123":
+            models.register("m", "made:half", service="s")
+        for move in moves:
+            if move == "new":
+                models.register("m", "made:half", service="s")
+            elif move != "back":
+                models.promote("m", move)
+                stack += [move] if stack[-1:] != [move] else []
+            elif len(stack) > 1:
+                models.rollback("m")
+                stack.pop()
+            else:
+                with pytest.raises(ModelError, match="no previous version"):
+                    models.rollback("m")
+            assert models.aliases("m") == dict(zip(("champion", "previous"), reversed(stack), strict=False))

@@ -187,7 +187,7 @@ def test_options_that_are_none_are_refused(store: tm.FeatureStore, options: Any)
 
 
 @pytest.mark.usefixtures("model")
-@pytest.mark.parametrize("name", ["n", "m@challenger", "m@9", "m@x", "@", "", 5])
+@pytest.mark.parametrize("name", ["n", "m@challenger", "m@9", "m@x", "m@", "@", "", 5, ["m"], "../m", "é", "a/b"])
 def test_a_model_that_nobody_registered_is_an_error_that_says_what_there_is(store: tm.FeatureStore, name: Any) -> None:
     with pytest.raises(NotFoundError, match=r"there is no model 'n'|model 'm' has no|name a registered model"):
         store.score(name, [KNOWN])

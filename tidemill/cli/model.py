@@ -134,7 +134,7 @@ def show(
 ) -> None:
     """Print what a version is, whether it can be loaded here, and the journal of its model.
 
-    JSON: manifest, aliases, journal, problem (null, or why it cannot be loaded here).
+    JSON: manifest, aliases, journal (its last 100 entries), problem (null, or why it cannot be loaded here).
     """
     from tidemill.errors import ModelRefusedError, NotFoundError
     from tidemill.models.journal import CHAMPION
@@ -150,7 +150,7 @@ def show(
         models.load(f"{name}@{found.version}")
     except (ModelRefusedError, NotFoundError) as error:
         problem = str(error)
-    history = models.journal(name).history()
+    history = models.journal(name).history(100)
     out.document({"manifest": _document(found), "aliases": aliases, "journal": [_line(e) for e in history], "problem": problem})
     out.table(("", ""), _facts(found, aliases), title=found.title)
     out.say()

@@ -13,9 +13,11 @@ _last = 0
 def prediction_ids(count: int, now: int) -> list[str]:
     """So many ids, each greater than all that this process gave out before; `now` is the wall clock, UTC microseconds.
 
+    A clock that goes back makes no id smaller: they count on from the last.
+
     >>> first, second = prediction_ids(2, 1_700_000_000_000_000)
-    >>> first < second, first[:8], first[14]
-    (True, '018bcfe5', '7')
+    >>> first < second, len(first), first[14]
+    (True, 36, '7')
     """
     global _last  # noqa: PLW0603 - one order for the whole process
     with _lock:

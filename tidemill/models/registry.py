@@ -26,7 +26,7 @@ from tidemill.models import frameworks
 from tidemill.models.candidate import Prepared, check_fill, two_classes, used_features
 from tidemill.models.golden import FILE as GOLDEN
 from tidemill.models.golden import Golden, golden_rows
-from tidemill.models.journal import CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, before_promotion
+from tidemill.models.journal import CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, State
 from tidemill.models.loaded import LoadedModel, load_model, score_finite, unchecked
 from tidemill.models.manifest import Class, Fallback, Kind, Manifest, Stored, check_fallback, check_max_missing
 from tidemill.models.meaning import definition_digest, features_of
@@ -49,6 +49,7 @@ class Models:
     def __init__(self, env: Environment, clock: Callable[[], int]) -> None:
         self._env = env
         self._clock = clock
+        self._journals: dict[str, Journal] = {}
         self._context = Context(env.project.directory, tuple(env.project.settings.get("models", {}).get("trusted", ())))
 
     # ---- reading ----------------------------------------------------------------------------------------------------------------
@@ -89,7 +90,9 @@ class Models:
 
     def journal(self, name: str) -> Journal:
         """Who moved what, when and why."""
-        return Journal(self._env.offline, check_name(name, "a model's name"))
+        if name not in self._journals:
+            self._journals[name] = Journal(self._env.offline, check_name(name, "a model's name"))
+        return self._journals[name]
 
     def file(self, name: str, version: str, file: str) -> bytes | None:
         """A file of a version, such as report.json; None where it has none of this name."""
@@ -236,7 +239,7 @@ class Models:
             prepared.loaded.manifest, metrics=dict(metrics or {}), data=dict(data or {}), description=description, created_at=self._now()
         )
         manifest = self._stored(said, prepared.golden, prepared.artifact, files or {})
-        self._append(manifest.model, "register", manifest.version, None, by, why, lambda aliases: aliases)
+        self._append(manifest.model, "register", manifest.version, None, by, why, lambda state: state)
         return manifest
 
     def promote(self, name: str, version: str, *, alias: str = CHAMPION, by: str | None = None, why: str | None = None) -> Entry:
@@ -247,17 +250,10 @@ class Models:
         """
         if alias not in (CHAMPION, CHALLENGER):
             raise ModelError(f"a version is promoted to {CHAMPION} or {CHALLENGER}; got {alias!r}; {PREVIOUS} is what was champion before")
-        self.load(f"{name}@{version}")
+        self.load(f"{name}@{self.manifest(name, version).version}")
 
-        def moved(aliases: dict[str, str]) -> dict[str, str]:
-            if alias == CHAMPION and aliases.get(CHAMPION) != version:
-                if aliases.get(CHAMPION):
-                    aliases[PREVIOUS] = aliases[CHAMPION]
-                if aliases.get(CHALLENGER) == version:
-                    del aliases[CHALLENGER]
-            return {**aliases, alias: version}
-
-        return self._append(name, "promote", version, alias, by, why, moved)
+        move = State.promoted if alias == CHAMPION else State.challenged
+        return self._append(name, "promote", version, alias, by, why, lambda state: move(state, version))
 
     def rollback(self, name: str, *, by: str | None = None, why: str | None = None) -> Entry:
         """Make `previous` champion again; `previous` is then what was so before it, so that a second one goes back another step.
@@ -265,25 +261,19 @@ class Models:
         The version is not tried first, but for its files and definitions: it has served before, and it is to go fast.
         """
         self.versions(name)  # an unknown model
-        history = self.journal(name).history()
-        target = history[-1].aliases.get(PREVIOUS) if history else None
-        if target is None:
+        standing = self.journal(name).newest().standing
+        if len(standing) < 2:
             raise ModelError(
                 f"model {name!r} has no previous version to go back to: promote one with `tidemill model promote {name} VERSION`"
             )
-        self.checked(name, target)
-        further = before_promotion(history, target).get(CHAMPION)
+        self.checked(name, standing[-2])
 
-        def moved(aliases: dict[str, str]) -> dict[str, str]:
-            if aliases.get(PREVIOUS) != target:
+        def moved(state: State) -> State:
+            if state.standing != standing:
                 raise ModelError(_MOVED.format(name=name))
-            aliases[CHAMPION] = target
-            aliases.pop(PREVIOUS)
-            if further is not None:
-                aliases[PREVIOUS] = further
-            return aliases
+            return state.rolled_back()
 
-        return self._append(name, "rollback", target, CHAMPION, by, why, moved)
+        return self._append(name, "rollback", standing[-2], CHAMPION, by, why, moved)
 
     # ---- inside -----------------------------------------------------------------------------------------------------------------
 
@@ -320,14 +310,15 @@ class Models:
         alias: str | None,
         by: str | None,
         why: str | None,
-        moved: Callable[[dict[str, str]], dict[str, str]],
+        moved: Callable[[State], State],
     ) -> Entry:
         """The next entry of the journal. One that others wrote meanwhile matters only where it moved an alias."""
         journal = self.journal(name)
         before = journal.newest()
         first = before.aliases
         while True:
-            entry = Entry(before.n + 1, self._now(), action, version, alias, by, why, moved(dict(before.aliases)))
+            state = moved(State.after(before))
+            entry = Entry(before.n + 1, self._now(), action, version, alias, by, why, state.aliases, state.standing)
             if journal.append(entry):
                 return entry
             for other in journal.after(before.n):

@@ -24,6 +24,7 @@ LOOK_SECONDS = 1.0
 #: How often a version that was refused is tried again: someone may have repaired it.
 RETRY_SECONDS = 30.0
 
+_NAME_ONE = "model is {!r}: name a registered model, such as 'delay', 'delay@challenger' or 'delay@3'"
 _log = logging.getLogger("tidemill.models")
 
 
@@ -101,7 +102,8 @@ class ServedModel:
 
     def _refused(self, error: Exception, instead: str) -> str:
         said = str(error) if isinstance(error, TidemillError) else f"{type(error).__name__}: {error}"
-        warning = f"version {self._wanted} is refused, and version {instead} goes on: {said}"
+        what = f"version {self._wanted} is refused" if self._wanted != instead else "the registry cannot be read"
+        warning = f"{what}, and version {instead} goes on: {said}"
         if not hasattr(self, "now") or self.now.warning != warning:
             _log.warning("%s: %s", self.reference, warning)
         return warning
@@ -121,11 +123,14 @@ class ServedModels:
 
     def get(self, reference: str) -> ServedModel:
         """The model of a reference, loaded when it is first asked for. Raises what `Models.load` raises."""
+        if not isinstance(reference, str):
+            raise NotFoundError(_NAME_ONE.format(reference))
         found = self._served.get(reference)
         if found is not None:
             return found
-        if not isinstance(reference, str) or not reference.partition("@")[0]:
-            raise NotFoundError(f"model is {reference!r}: name a registered model, such as 'delay', 'delay@challenger' or 'delay@3'")
+        name = reference.partition("@")[0]
+        if not (name.isascii() and name.isidentifier()):  # what a request may bring; the registry would call it a wrong definition
+            raise NotFoundError(_NAME_ONE.format(reference))
         with self._lock:
             if reference not in self._served:
                 self._served[reference] = ServedModel(self._models, reference, self._check)

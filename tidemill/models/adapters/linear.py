@@ -48,9 +48,9 @@ class LinearPredictor:
         line: Matrix = ((matrix - self._mean) / self._scale) @ self._weights + self._bias
         if self._sign is None:
             return line
-        from scipy.special import expit
-
-        probabilities: Matrix = expit(self._sign * line)
+        with np.errstate(invalid="ignore"):  # a null that nothing replaces scores NaN, and is dealt with as that
+            # The logistic function, also where exp(-line) would overflow.
+            probabilities: Matrix = np.exp(-np.logaddexp(0.0, -self._sign * line))
         return probabilities
 
 
