@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,15 +91,16 @@ def serve(
         supervisor.close()
 
 
-def _run(supervisor: Any, out: Output, keys: bool, stopped: Any) -> None:
+def _run(supervisor: Any, out: Output, keys: bool, stopped: Callable[[], bool]) -> None:
     again: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, _: again.append(number))
     try:
-        supervisor.start()
-        count = supervisor.settings.workers
-        out.document({"url": supervisor.url, "workers": count, "pids": supervisor.pids, "keys": keys})
-        told = f"{count} worker{'s' * (count > 1)}, {'with API keys' if keys else 'no API keys'}"
-        out.say(f"serving at {supervisor.url} ({told}); Ctrl-C stops it")
+        supervisor.start(stopped)
+        if supervisor.ready:
+            count = supervisor.settings.workers
+            out.document({"url": supervisor.url, "workers": count, "pids": supervisor.pids, "keys": keys})
+            told = f"{count} worker{'s' * (count > 1)}, {'with API keys' if keys else 'no API keys'}"
+            out.say(f"serving at {supervisor.url} ({told}); Ctrl-C stops it")
         while not stopped():
             supervisor.poll()
             if again:
