@@ -40,7 +40,10 @@ def serve(
     model: Annotated[
         list[str] | None, typer.Option("--model", metavar="NAME", help="Not ready before this model is loaded; may be said several times.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, max=64, metavar="N", help="Requests that a worker computes at once.")] = 2,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", min=0, max=64, metavar="N", help="Reads at once in a worker; 0: in its event loop."),
+    ] = 2,
     queue: Annotated[int, typer.Option("--queue", min=0, metavar="N", help="Requests that may wait for that, before a 503.")] = 64,
     grace: Annotated[
         float, typer.Option("--grace", min=1.0, metavar="SECONDS", help="What requests get to end, when told to stop.")
