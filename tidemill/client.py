@@ -28,6 +28,7 @@ from tidemill.stable import shard_of
 from tidemill.times import from_micros, to_micros
 
 if TYPE_CHECKING:  # who only reads features does without
+    from tidemill.datasets import HistoricalFeatures
     from tidemill.models.manifest import Fallback
     from tidemill.models.registry import Models
     from tidemill.models.scorer import Scorer
@@ -126,6 +127,34 @@ class FeatureStore:
                 )
         return OnlineFeatures(columns, shown, AsOf(answers, self._heartbeats), from_micros(instant), plan.types)
 
+    # ---- historical -------------------------------------------------------------------------------------------------------------
+
+    def get_historical_features(
+        self,
+        entity_df: Any,
+        features: Features,
+        *,
+        knowledge: str | None = None,
+        freshness: str | dt.timedelta | None = None,
+    ) -> HistoricalFeatures:
+        """The features of each row as a live request at its instant would have answered: same windows, same hops, same bits.
+
+        `entity_df`: a pandas, Polars or Arrow frame (or a list of dicts) with the key columns, `event_timestamp` (naive is read as UTC;
+        what is finer than a microsecond is floored), and the request columns; other columns, such as a label, are carried along. Row
+        order is kept; rows may repeat. `features` as in `get_online_features`.
+
+        `knowledge`: "arrival", what had arrived by then, which is the default where the source has arrival times; or "event_time",
+        what had happened, whenever it became known. `freshness`, such as "1h": nothing newer than that is known. An event without an
+        arrival time arrived when it happened.
+
+        An entity that no event is known of at its instant is answered as online: counts and sums are 0, everything else is null.
+        Raises `RequestError` (no such column; a key or an instant that is null or of another type), `NotFoundError`, `LogError`,
+        `StoreError`. Needs Numba: `pip install 'tidemill[datasets]'`.
+        """
+        from tidemill.datasets import Terms, get_historical_features
+
+        return get_historical_features(self.env, entity_df, features, Terms.parse(knowledge, freshness))
+
     # ---- models -----------------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -179,7 +208,7 @@ class FeatureStore:
     def _instant(self, at: dt.datetime | int | str | None) -> dt.datetime:
         return from_micros(self._clock() if at is None else _instant(at))
 
-    # ---- inside -----------------------------------------------------------------------------------------------------------------
+    # ---- how a request is answered ----------------------------------------------------------------------------------------------
 
     def _plan(self, features: Features) -> _Plan:
         key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features
