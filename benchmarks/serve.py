@@ -45,38 +45,58 @@ def load(url: str, bodies: Path, rate: float, seconds: float) -> dict[str, float
     return found
 
 
-def measure(name: str, url: str, requests: list[dict[str, Any]], folder: Path, seconds: float) -> float:
-    """Print the figures of one server; its throughput."""
+def cpu_seconds(root: int) -> float:
+    """What a process and all its descendants have used: it says more than times do on a machine that has other work."""
+    parents, used = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        pid = int(stat.parent.name)
+        parents[pid], used[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    family = {root}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(used.get(pid, 0) for pid in family) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(name: str, server: tuple[str, int], requests: list[dict[str, Any]], folder: Path, seconds: float) -> tuple[float, float]:
+    """Print the figures of one server (its address and process); its throughput, and CPU seconds a request."""
+    url, pid = server
     bodies = folder / "bodies"
     bodies.write_text("\n".join(json.dumps(request) for request in requests))
     load(url, bodies, 0, min(seconds, 3.0))  # warm
-    steady, most = load(url, bodies, RATE, seconds), load(url, bodies, 0, seconds)
+    steady, before = load(url, bodies, RATE, seconds), cpu_seconds(pid)
+    most = load(url, bodies, 0, seconds)
+    cpu = (cpu_seconds(pid) - before) / most["requests"]
     throughput = most["requests"] / most["seconds"]
     print(
         f"{name}: at {RATE} requests/s p50 {steady['p50']:.2f} ms, p99 {steady['p99']:.2f} ms ({steady['requests']:.0f} requests, "
-        f"{steady['errors']:.0f} errors); at most {throughput:,.0f} requests/s, p50 {most['p50']:.2f} ms, p99 {most['p99']:.2f} ms",
+        f"{steady['errors']:.0f} errors); at most {throughput:,.0f} requests/s, p50 {most['p50']:.2f} ms, p99 {most['p99']:.2f} ms; "
+        f"CPU {1e3 * cpu:.2f} ms a request",
         flush=True,
     )
-    return throughput
+    return throughput, cpu
 
 
 @contextmanager
-def tidemill_server(project: Path) -> Iterator[str]:
-    """The address of `tidemill serve`."""
+def tidemill_server(project: Path) -> Iterator[tuple[str, int]]:
+    """The address of `tidemill serve`, and its process."""
     run = "from tidemill.cli import main; main()"
     command = [sys.executable, "-c", run, "serve", "--project", str(project), "--port", "0", "--workers", str(WORKERS), "--json"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
     try:
         assert server.stdout is not None
-        yield json.loads(server.stdout.readline())["url"]
+        yield json.loads(server.stdout.readline())["url"], server.pid
     finally:
         server.terminate()
         server.wait(30)
 
 
 @contextmanager
-def feast_server(folder: Path, redis_port: int) -> Iterator[str]:
-    """The address of `feast serve`."""
+def feast_server(folder: Path, redis_port: int) -> Iterator[tuple[str, int]]:
+    """The address of `feast serve`, and its process."""
     python = python_of("feast")
     script = str(_ROOT / "benchmarks" / "feast_repo.py")
     subprocess.run([python, script, str(folder), str(redis_port), str(ENTITIES)], check=True, capture_output=True)
@@ -94,7 +114,7 @@ def feast_server(folder: Path, redis_port: int) -> Iterator[str]:
                     break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/get-online-features"
+        yield f"http://127.0.0.1:{port}/get-online-features", server.pid
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
@@ -125,23 +145,26 @@ def main() -> None:
         server = RedisServer(folder / "redis")
         try:
             rows = [[{"user": f"user-{i}"}] for i in range(ENTITIES)]
-            with feast_server(folder / "feast", server.port) as url:
+            with feast_server(folder / "feast", server.port) as found:
                 asked = [{"features": _FEAST, "entities": {"user": [row[0]["user"]]}} for row in rows]
-                theirs = measure("feast serve, 25 stored features", url, asked, folder, seconds)
+                theirs = measure("feast serve, 25 stored features", found, asked, folder, seconds)
             with redis.Redis(port=server.port) as client:
                 client.flushall()
             at = from_micros(prepare(folder / "project", entities=ENTITIES, online=f"{server.url}?prefix=tm")).isoformat()
             train(folder / "project")
-            with tidemill_server(folder / "project") as url:
+            with tidemill_server(folder / "project") as (url, pid):
                 asked = [{"features": "model", "entity_rows": row, "at": at} for row in rows]
-                ours = measure("tidemill serve, 25 features", f"{url}/v1/features", asked, folder, seconds)
+                ours = measure("tidemill serve, 25 features", (f"{url}/v1/features", pid), asked, folder, seconds)
                 asked = [{"model": "model", "entity_rows": row, "at": at} for row in rows]
-                scored = measure("tidemill serve, 25 features and a score", f"{url}/v1/score", asked, folder, seconds)
+                scored = measure("tidemill serve, 25 features and a score", (f"{url}/v1/score", pid), asked, folder, seconds)
                 text = urllib.request.urlopen(f"{url}/metrics", timeout=5).read().decode()
                 failed = re.findall(r'http_requests_total\{route="/v1/\w+",status="[345]\d\d"\} \S+', text)
                 if failed:
                     raise SystemExit(f"requests failed: {failed}")
-            print(f"throughput: {ours / theirs:.1f} times Feast's; with scores {scored / theirs:.1f} times")
+            for what, mine in (("features", ours), ("features and a score", scored)):
+                print(
+                    f"{what}: {mine[0] / theirs[0]:.1f} times Feast's throughput, with {theirs[1] / mine[1]:.1f} times less CPU a request"
+                )
         finally:
             server.stop()
 

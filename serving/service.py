@@ -112,6 +112,8 @@ class Service:
 
     async def computed(self, work: Callable[[G], T], given: G) -> T:
         """What `work` makes of what is given, in one of the threads. Raises `Fault` at once where too many are waiting already."""
+        if not self.settings.threads:  # fewer steps, and a store that hangs holds up everything, /livez too
+            return work(given)
         limit = self.settings.threads + self.settings.queue
         if self._under_way >= limit:
             raise Fault("overloaded", f"{limit} requests are under way in this worker: try again in a moment, or start more workers")

@@ -10,9 +10,9 @@ from msgspec import Struct
 class Settings(Struct, frozen=True):
     """Of one service; workers get it as JSON on their command line, so it holds no secrets. Sizes in bytes, times in seconds.
 
-    `threads`: how many requests a worker computes at once; `queue`: how many more may wait for that, before others are turned away.
-    `patience`: for how long a body may take to arrive. `grace`: for how long requests may go on after SIGTERM. `models`: those that must
-    be loaded before the service is ready. `keys_file`: one API key per line; see `serving.keys`.
+    `threads`: how many requests a worker computes at once (0: one, in the event loop); `queue`: how many more may wait for that, before
+    others are turned away. `patience`: for how long a body may take to arrive. `grace`: for how long requests may go on after SIGTERM.
+    `models`: those that must be loaded before the service is ready. `keys_file`: one API key per line; see `serving.keys`.
     """
 
     directory: str

@@ -81,12 +81,15 @@ class Supervisor:
         """Whether every worker listens."""
         return {w.index for w in self._workers if w.ready} == set(range(self.settings.workers))
 
-    def start(self) -> None:
-        """Start all workers, and wait until they listen. Raises `TidemillError`, with the reason, where one ends before that."""
+    def start(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Start all workers, and wait until they listen (or until `stopped`).
+
+        Raises `TidemillError`, with the reason, where one ends before that.
+        """
         for index in range(self.settings.workers):
             self._start(index)
         end = self._clock() + _BEGIN
-        while not self.ready:
+        while not (self.ready or stopped()):
             self._look()
             for worker in self._workers:
                 if worker.process.poll() is not None:

@@ -278,6 +278,12 @@ def test_a_failing_on_demand_function_is_the_requests_error(client: TestClient) 
     assert "mixed" in error(answer, "invalid")["message"]
 
 
+def test_without_threads_requests_are_answered_in_the_event_loop(start: Callable[..., TestClient]) -> None:
+    client = start(threads=0)
+    assert post(client, body()).json()["columns"]["v__count_1h"] == [9]
+    error(post(client, b"{"), "malformed")
+
+
 def test_too_many_requests_at_once_are_turned_away_at_once(start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
     client = start(threads=1, queue=0)
     go, begun = threading.Event(), threading.Semaphore(0)

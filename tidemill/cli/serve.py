@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,7 +40,10 @@ def serve(
     model: Annotated[
         list[str] | None, typer.Option("--model", metavar="NAME", help="Not ready before this model is loaded; may be said several times.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, max=64, metavar="N", help="Requests that a worker computes at once.")] = 2,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", min=0, max=64, metavar="N", help="Reads at once in a worker; 0: in its event loop."),
+    ] = 2,
     queue: Annotated[int, typer.Option("--queue", min=0, metavar="N", help="Requests that may wait for that, before a 503.")] = 64,
     grace: Annotated[
         float, typer.Option("--grace", min=1.0, metavar="SECONDS", help="What requests get to end, when told to stop.")
@@ -90,15 +94,16 @@ def serve(
         supervisor.close()
 
 
-def _run(supervisor: Any, out: Output, keys: bool, stopped: Any) -> None:
+def _run(supervisor: Any, out: Output, keys: bool, stopped: Callable[[], bool]) -> None:
     again: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, _: again.append(number))
     try:
-        supervisor.start()
-        count = supervisor.settings.workers
-        out.document({"url": supervisor.url, "workers": count, "pids": supervisor.pids, "keys": keys})
-        told = f"{count} worker{'s' * (count > 1)}, {'with API keys' if keys else 'no API keys'}"
-        out.say(f"serving at {supervisor.url} ({told}); Ctrl-C stops it")
+        supervisor.start(stopped)
+        if supervisor.ready:
+            count = supervisor.settings.workers
+            out.document({"url": supervisor.url, "workers": count, "pids": supervisor.pids, "keys": keys})
+            told = f"{count} worker{'s' * (count > 1)}, {'with API keys' if keys else 'no API keys'}"
+            out.say(f"serving at {supervisor.url} ({told}); Ctrl-C stops it")
         while not stopped():
             supervisor.poll()
             if again:
