@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ import polars as pl
 from tidemill.datasets.events import known_events
 from tidemill.datasets.questions import INSTANT, TIMESTAMP, as_frame, check_columns, instants, keys_of
 from tidemill.datasets.result import HistoricalFeatures
-from tidemill.definitions import FeatureSet, FeatureView, OnDemand, Source, resolve_features
+from tidemill.definitions import Feature, FeatureSet, FeatureView, OnDemand, Source, resolve_features
 from tidemill.definitions.expressions import Filter
 from tidemill.definitions.resolve import Requested
 from tidemill.environment import Environment
@@ -31,8 +31,8 @@ ARRIVAL: Knowledge = "arrival"
 EVENT_TIME: Knowledge = "event_time"
 
 _ROW, _ENTITY, _VISIBLE = "_row", "_entity_number", "_visible"
-#: Rows answered at a time by one thread: what they take until they are numbers fits in some tens of MB.
-_ROWS_AT_ONCE = 100_000
+#: Rows are answered some at a time by each thread, as many as take this until they are numbers.
+_PIECE_BYTES = 64 << 20
 _THREADS = os.cpu_count() or 1
 
 
@@ -88,41 +88,60 @@ class StoredAnswers:
 
 
 def stored_answers(env: Environment, frame: pl.DataFrame, wanted: FeatureSet, terms: Terms) -> StoredAnswers:
-    """The stored features of all rows, in memory. Each source is read once."""
+    """The stored features of all rows, in memory."""
     t = instants(frame[TIMESTAMP])
-    asked: dict[str, list[ViewQuestions]] = {}
-    for view in wanted.views.values():
-        rows = keys_of(frame, view.key_types).with_columns(t)
-        refs = [ref for ref in wanted.stored if ref.view == view.name]
-        questions = ViewQuestions(view, [view.features[r.feature] for r in refs], rows, terms.of(env, view.source), terms.freshness)
-        asked.setdefault(view.source.name, []).append(questions)
-    columns: dict[str, pl.Series] = {}
-    overflows: dict[str, int] = {}
-    for group in asked.values():
+    return answer(env, questions(env, wanted, terms, lambda view: keys_of(frame, view.key_types).with_columns(t)))
+
+
+def questions(env: Environment, wanted: FeatureSet, terms: Terms, rows_of: Callable[[FeatureView], pl.DataFrame]) -> list[ViewQuestions]:
+    """What is asked of each view; `rows_of` gives its keys, typed, and INSTANT."""
+    return [
+        ViewQuestions(view, features_of(wanted, view), rows_of(view), terms.of(env, view.source), terms.freshness)
+        for view in wanted.views.values()
+    ]
+
+
+def features_of(wanted: FeatureSet, view: FeatureView) -> dict[str, Feature]:
+    """The features of one view that are to be read, by their output column."""
+    return {ref.column: view.features[ref.feature] for ref in wanted.stored if ref.view == view.name}
+
+
+def answer(env: Environment, asked: Sequence[ViewQuestions], progress: Callable[[int], object] = lambda _: None) -> StoredAnswers:
+    """The answers to all, each source read once; `progress` gets how many events were read."""
+    by_source: dict[str, list[ViewQuestions]] = {}
+    for one in asked:
+        if len(one):
+            by_source.setdefault(one.view.source.name, []).append(one)
+    for group in by_source.values():
         source = group[0].view.source
         read = sorted({c for q in group for c in q.reads}, key=list(source.schema).index)
-        for events in known_events(env, source, read) if len(frame) else ():
-            for questions in group:
-                questions.add(events)
-        for questions in group:
-            for feature, column in zip([r for r in wanted.stored if r.view == questions.view.name], questions.answers(), strict=True):
-                columns[feature.column] = column.values.alias(feature.column)
-                if column.overflows:
-                    overflows[feature.column] = column.overflows
+        for events in known_events(env, source, read):
+            for one in group:
+                one.add(events)
+            progress(len(events))
+    columns: dict[str, pl.Series] = {}
+    overflows: dict[str, int] = {}
+    for one in asked:
+        for name, column in one.answers().items():
+            columns[name] = column.values.alias(name)
+            if column.overflows:
+                overflows[name] = column.overflows
     return StoredAnswers(columns, overflows)
 
 
 class ViewQuestions:
     """One view's rows, and the events that any of them may see, as they are read.
 
-    `features`: (aggregation, window, ...) of those wanted. `rows`: the view's key columns, typed, and INSTANT.
+    `features`: those wanted, by the name of their column. `rows`: the view's key columns, typed, and INSTANT. `freshness` in microseconds.
     """
 
-    def __init__(self, view: FeatureView, features: Sequence[Any], rows: pl.DataFrame, knowledge: Knowledge, freshness: int) -> None:
+    def __init__(
+        self, view: FeatureView, features: Mapping[str, Feature], rows: pl.DataFrame, knowledge: Knowledge, freshness: int
+    ) -> None:
         self.view, self._knowledge, self._freshness = view, knowledge, freshness
-        self._wanted: list[Wanted] = [(f.aggregation, f.window) for f in features]
+        self._wanted: dict[str, Wanted] = {name: (f.aggregation, f.window) for name, f in features.items()}
         keys, source = list(view.entity.keys), view.source
-        aggregations = list(dict.fromkeys(f.aggregation for f in features))
+        aggregations = list(dict.fromkeys(f.aggregation for f in features.values()))
         self.bundle = Bundle(
             view.name, schema=source.schema, event_id=source.event_id, keys=keys, where=view.where, aggregations=aggregations
         )
@@ -133,12 +152,15 @@ class ViewQuestions:
         self._kept = list(dict.fromkeys([*ids, *(a.column for a in aggregations if a.column), *filtered]))
         self._entities = rows.select(keys).unique(maintain_order=True).with_row_index(_ENTITY).cast({_ENTITY: pl.Int64})
         numbered = rows.join(self._entities, on=keys, how="left", maintain_order="left").select(_ENTITY, INSTANT)
-        self._rows = numbered.with_row_index(_ROW).sort(_ENTITY, INSTANT)
+        self._rows = numbered.with_row_index(_ROW)
         t = rows[INSTANT]
         self._last = END if t.is_empty() else int(t.max())  # type: ignore[arg-type]  # Int64
         first = END if t.is_empty() else int(t.min())  # type: ignore[arg-type]
-        self._oldest = min((window_start(first, f.window) for f in features), default=first)
+        self._oldest = min((window_start(first, f.window) for f in features.values()), default=first)
         self._events: list[pl.DataFrame] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def add(self, events: pl.DataFrame) -> None:
         """Keep those of the events that any row may see."""
@@ -149,16 +171,17 @@ class ViewQuestions:
         mine = selected.join(self._entities, on=list(self.view.entity.keys), how="inner")
         self._events.append(mine.select(*self._kept, "_time", _ENTITY, _VISIBLE))
 
-    def answers(self) -> list[Column]:
-        """A column per feature, in the order of the rows as they were given."""
+    def answers(self) -> dict[str, Column]:
+        """A column per feature, in the order of the rows as they were given. The events are given back."""
         past = self._past()
-        rows = _sorted(self._rows)
+        self._rows = _grouped(self._rows, INSTANT, len(self._entities))
+        rows = _pieces(self._rows, max(1, _PIECE_BYTES // past.row_bytes))
         with ThreadPoolExecutor(_THREADS) as pool:
             pieces = list(pool.map(past.ask, rows))
         order = self._rows[_ROW].to_numpy()
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
-        return [_joined([piece[i] for piece in pieces], back) for i in range(len(self._wanted))]
+        return {name: _joined([piece[i] for piece in pieces], back) for i, name in enumerate(self._wanted)}
 
     def _past(self) -> Past:
         try:
@@ -167,17 +190,24 @@ class ViewQuestions:
             raise TidemillError(f"training sets need Numba ({error}): pip install 'tidemill[datasets]'") from None
         columns = {c: self.view.source.schema[c].polars for c in self._kept}
         empty = pl.DataFrame(schema={**columns, "_time": pl.Int64, _ENTITY: pl.Int64, _VISIBLE: pl.Int64})
-        events = pl.concat(self._events or [empty]).sort(_ENTITY, "_time")
+        events = _grouped(pl.concat(self._events or [empty]), "_time", len(self._entities))
         self._events = []
-        return Past(self.bundle, events, self._wanted)
+        return Past(self.bundle, events, list(self._wanted.values()))
 
 
-def _sorted(rows: pl.DataFrame) -> Iterator[Any]:
+def _grouped(frame: pl.DataFrame, at: str, entities: int) -> pl.DataFrame:
+    """Sorted by entity and the column `at`."""
+    from tidemill.kernel.moving import grouped
+
+    return frame[grouped(frame[_ENTITY].to_numpy(), frame[at].to_numpy(), entities)]
+
+
+def _pieces(rows: pl.DataFrame, step: int) -> Iterator[Any]:
     from tidemill.kernel.past import Rows
 
     every = Rows(rows[_ENTITY].to_numpy(), rows[INSTANT].to_numpy())
-    for a in range(0, max(len(every), 1), _ROWS_AT_ONCE):
-        yield every.part(a, min(a + _ROWS_AT_ONCE, len(every)))
+    for a in range(0, max(len(every), 1), step):
+        yield every.part(a, min(a + step, len(every)))
 
 
 def _joined(pieces: Sequence[Column], back: Any) -> Column:

@@ -49,10 +49,11 @@ def check_columns(names: Sequence[str], wanted: FeatureSet) -> None:
             raise RequestError(f"entity_df has a column {name!r}, which is what a feature is named: rename or drop it")
 
 
-def instants(column: pl.Series) -> pl.Series:
+def instants(column: pl.Series, first: int = 0, what: str = TIMESTAMP) -> pl.Series:
     """The instant of each row as INSTANT, Int64 UTC microseconds: what is finer is floored, what is naive is read as UTC.
 
-    Dates are midnight, text is ISO 8601, integers are microseconds. Raises `RequestError`, naming the first row that is none.
+    Dates are midnight, text is ISO 8601, integers are microseconds. Raises `RequestError`, naming the first row that is none, counted
+    from `first`.
     """
     kind = column.dtype
     if kind in (pl.String, pl.Object):
@@ -66,12 +67,12 @@ def instants(column: pl.Series) -> pl.Series:
     elif kind == pl.Null:
         times = column.cast(pl.Int64)
     else:
-        raise RequestError(f"{TIMESTAMP} is a column of {kind}: give datetimes, dates, ISO 8601 texts, or integers (UTC microseconds)")
+        raise RequestError(f"{what} is a column of {kind}: give datetimes, dates, ISO 8601 texts, or integers (UTC microseconds)")
     bad = (times.is_null() | (times < MIN_TIME) | (times >= MAX_TIME)).fill_null(True)
     if bad.any():
         row = bad.arg_max()
         assert row is not None
-        raise RequestError(f"row {row}: {TIMESTAMP} is {column[row]!r}: give an instant in the years 1 to 9999 in every row")
+        raise RequestError(f"row {first + row}: {what} is {column[row]!r}: give an instant in the years 1 to 9999 in every row")
     return times.alias(INSTANT)
 
 
@@ -87,12 +88,12 @@ def _texts(column: pl.Series) -> pl.Series:
     return pl.Series([None if text is None else known[text] for text in column.to_list()], dtype=pl.Int64)
 
 
-def keys_of(frame: pl.DataFrame, types: Mapping[str, ColumnType]) -> pl.DataFrame:
+def keys_of(frame: pl.DataFrame, types: Mapping[str, ColumnType], first: int = 0) -> pl.DataFrame:
     """The key columns in the types of the source. Raises `RequestError` for a key that is null, of another type or too long."""
-    return pl.DataFrame([_key(frame[name], name, kind) for name, kind in types.items()])
+    return pl.DataFrame([_key(frame[name], name, kind, first) for name, kind in types.items()])
 
 
-def _key(column: pl.Series, name: str, kind: ColumnType) -> pl.Series:
+def _key(column: pl.Series, name: str, kind: ColumnType, first: int) -> pl.Series:
     found = column.dtype
     if kind.name == "str":
         fits = found in (pl.String, pl.Categorical, pl.Enum)
@@ -101,17 +102,20 @@ def _key(column: pl.Series, name: str, kind: ColumnType) -> pl.Series:
     elif kind.name == "bool":
         fits = found == pl.Boolean
     else:
-        return instants(column).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias(name)
+        return instants(column, first, f"key {name!r}").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias(name)
     if column.null_count():
         row = column.is_null().arg_max()
-        raise RequestError(f"row {row} has no key {name!r}: give it a value of type {kind}")
+        assert row is not None
+        raise RequestError(f"row {first + row} has no key {name!r}: give it a value of type {kind}")
     if not fits and len(column):
         raise RequestError(f"key {name!r} is a column of {found}: give values of type {kind}")
     cast = column.cast(kind.polars, strict=False)
     if cast.null_count():
         row = cast.is_null().arg_max()
         assert row is not None
-        raise RequestError(f"row {row}: key {name!r} is {column[row]!r}: give a value of type {kind}")
+        raise RequestError(f"row {first + row}: key {name!r} is {column[row]!r}: give a value of type {kind}")
     if kind.name == "str" and (cast.str.len_bytes() > MAX_KEY_BYTES).any():
-        raise RequestError(f"key {name!r} of row {(cast.str.len_bytes() > MAX_KEY_BYTES).arg_max()} is longer than {MAX_KEY_BYTES} bytes")
+        row = (cast.str.len_bytes() > MAX_KEY_BYTES).arg_max()
+        assert row is not None
+        raise RequestError(f"row {first + row}: key {name!r} is longer than {MAX_KEY_BYTES} bytes")
     return cast

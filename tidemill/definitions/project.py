@@ -23,14 +23,15 @@ MAX_PORT = 65_535
 MAX_LINGER = 10 * SECOND
 
 #: What each section of tidemill.toml may hold.
-#: [kafka] may hold anything: the client's own settings, and those of a schema registry.
+#: [kafka] may hold anything: the client's own settings, and those of a schema registry. So may [spark]: `"spark.executor.memory" = "8g"`.
 _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
     "offline": {"url": str},
     "stream": {"brokers": str, "workers": int, "linger": str, "metrics": int, "metrics_host": str},
     "kafka": {"client": str},
-    "batch": {"every": str, "metrics": int, "metrics_host": str},
+    "batch": {"every": str, "metrics": int, "metrics_host": str, "engine": str},
+    "spark": {"master": str},
     "predict": {
         "model": str,
         "to": str,
@@ -44,6 +45,7 @@ _KEYS: dict[str, dict[str, type]] = {
     },
     "models": {"trusted": list},
 }
+ENGINES = ("local", "spark")
 _TYPE_NAMES = {str: "text", int: "a whole number", list: "a list of texts", float: "a number", dict: "a table"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SQLITE = "sqlite:///"
@@ -60,8 +62,8 @@ class Project:
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
     gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `stream.metrics`, `batch.every`, `models.trusted`, `predict`, `kafka.client`, the Kafka client's own settings,
-    named as librdkafka names them, and those of a schema registry).
+    (`stream.workers`, `stream.metrics`, `batch.every`, `batch.engine`, `spark.master`, Spark's own settings, `models.trusted`,
+    `predict`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a schema registry).
     """
 
     directory: Path
@@ -100,6 +102,8 @@ class Project:
         values.duration("batch", "every")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
+        if values.get("batch", "engine", "local") not in ENGINES:
+            raise DefinitionError(f"{file}: batch.engine is {' or '.join(ENGINES)}; got {values.get('batch', 'engine', None)!r}")
         fixed = {
             "project": ("name", "definitions"),
             "online": ("url", "shards", "slack"),
@@ -146,14 +150,18 @@ class _Values:
         known = _KEYS[section]
         if section == "predict" and not of and isinstance(value, dict) and key != "checks":
             return {name: self._checked(section, name, item, environment, key) for name, item in value.items()}
-        if section == "kafka" and key != "client":
+        if section in ("kafka", "spark") and key not in known:
             if isinstance(value, dict):
-                raise DefinitionError(f'{self.file}: kafka.{key} has dots in its name, so write the name in quotes: "{key}..." = ...')
+                raise DefinitionError(f'{self.file}: {section}.{key} has dots in its name, so write the name in quotes: "{key}..." = ...')
             if not isinstance(value, (str, int, float, bool)):
-                raise DefinitionError(f"{self.file}: kafka.{key} must be one value; got {type(value).__name__}")
+                raise DefinitionError(f"{self.file}: {section}.{key} must be one value; got {type(value).__name__}")
+            if section == "spark" and not key.startswith("spark."):
+                raise DefinitionError(
+                    f'{self.file}: unknown key spark.{key}; write master, or a setting of Spark such as "spark.executor.memory"'
+                )
             if key.startswith(_REGISTRY) and key.endswith(_SECRET) and "${" not in str(value):
                 raise DefinitionError(f'{self.file}: kafka.{key} does not belong into a file: write "${{VARIABLE}}", and set that variable')
-            return self._expanded(f"kafka.{key}", str(value).lower() if isinstance(value, bool) else str(value), environment)
+            return self._expanded(f"{section}.{key}", str(value).lower() if isinstance(value, bool) else str(value), environment)
         if key not in known:
             raise DefinitionError(f"{self.file}: unknown key {section}.{key}; {suggestion(key, known)}")
         if known[key] is float and type(value) is int:
