@@ -267,14 +267,14 @@ def test_a_table_that_was_away_gets_every_run_that_it_missed(published: Project)
 
 def test_rows_that_nobody_can_roll_back_to_leave_the_table(published: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidemill.predictions.book.VISIBLE", 2)
-    published.happen("once")
+    published.happen("once", "again")
     for i in range(5):
-        published.happen("often")
+        published.happen(*(["often", "again"] if i == 4 else ["often"]))
         published.run(seconds=3600 + i)
-    assert published.latest() == {"once": score_of(1), "often": score_of(5)}
-    assert published.query("select count(*) from p_scores") == [(3,)]
+    assert published.latest() == {"once": score_of(1), "often": score_of(5), "again": score_of(2)}
+    assert published.query("select entity, count(*) from p_scores group by 1 order by 1") == [("again", 2), ("often", 2), ("once", 1)]
     published.rollback()
-    assert published.latest() == {"once": score_of(1), "often": score_of(4)}
+    assert published.latest() == {"once": score_of(1), "often": score_of(4), "again": score_of(1)}
 
 
 def test_several_names_share_a_database(published: Project) -> None:
