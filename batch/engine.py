@@ -56,8 +56,8 @@ class Spread(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def newest(self, stretch: Stretch) -> Newest:
-        """What is to be known of the times before anything is folded."""
+    def newest(self, stretch: Stretch, progress: Callable[[int], None]) -> Newest:
+        """What is to be known of the times before anything is folded. `progress` is called now and then, with 0: it renews a lease."""
         ...
 
     def fold(

@@ -127,14 +127,15 @@ class _Work:
         for events in iter_range(self.store, self.source.name, partition, start, end, columns, rows=self.budget.rows):
             yield int(events["_offset"][-1]) + 1, events
 
-    def newest(self, ranges: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+    def newest(self, ranges: Sequence[tuple[int, int, int]], report: Callable[[int], None]) -> tuple[int, int]:
         """The largest event and arrival time."""
         if self.spread is not None:
-            return self.spread.newest(self._stretch(ranges))[:2]
+            return self.spread.newest(self._stretch(ranges), report)[:2]
         latest = arrived = BEGINNING
         for partition, start, end in ranges:
             for _, events in self.read(partition, start, end, {}):
                 latest, arrived = max(latest, _largest(events, "_time")), max(arrived, _largest(events, "_arrival"))
+                report(0)  # whoever holds a lease renews it
         return latest, arrived
 
     def fold(self, group: Sequence[_Fold], ranges: Sequence[tuple[int, int, int]], report: Callable[[int], None]) -> None:
@@ -185,7 +186,7 @@ class _Work:
         if not ranges:
             return
         stretch = self._stretch(ranges)
-        newest = spread.newest(stretch)
+        newest = spread.newest(stretch, report)
         for one in group:
             if newest.partly and one.state.arrived == BEGINNING:
                 self._know_in_order(one, ranges)
@@ -253,7 +254,7 @@ def fold(
             folds = [one for one, _, _ in group]
             if work.events(ranges[at]) > budget.rows and any(base.k == 0 for _, base, _ in group):
                 # Known beforehand, the newest times put all old events into wide tiles at once, and drop what no window reaches.
-                newest = work.newest(ranges[at])
+                newest = work.newest(ranges[at], meter.more)
                 for one in folds:
                     one.know(*newest, slack)
             work.fold(folds, ranges[at], meter.more)

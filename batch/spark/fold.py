@@ -116,14 +116,15 @@ class SparkEngine:
         self._spark = self._known = None
         self._open.close()
 
-    def newest(self, stretch: Stretch) -> Newest:
+    def newest(self, stretch: Stretch, progress: Callable[[int], None]) -> Newest:
         if self._known is None or self._known[0] != stretch:
-            self._known = stretch, self._newest(stretch)
+            self._known = stretch, self._newest(stretch, progress)
         return self._known[1]
 
-    def _newest(self, stretch: Stretch) -> Newest:
+    def _newest(self, stretch: Stretch, progress: Callable[[int], None]) -> Newest:
         spark, reading = self._running(), self._reading(stretch)
-        found = [row for row in collected(mapped(tasks(spark, len(reading.ranges)), _Times(reading), _TIMES)) if row.rows]
+        times = mapped(tasks(spark, len(reading.ranges)), _Times(reading), _TIMES)
+        found = [row for row in collected(times, progress=lambda done, _: progress(done)) if row.rows]
         latest, arrived = (max((row[i] for row in found), default=BEGINNING) for i in (2, 3))
         partly = 0 < sum(row.without_arrival for row in found) < sum(row.rows for row in found)
         return Newest(latest, arrived, partly)

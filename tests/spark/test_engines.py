@@ -111,6 +111,7 @@ def test_the_command_folds_and_publishes_what_the_local_one_does(folder: Folder,
     [told] = json.loads(ran.stdout)["sources"]
     assert (told["k"], list(told["published"].values())) == (1, [1])
     assert ran.stderr.splitlines() == ["WARNING: Using incubator modules: jdk.incubator.vector"], "Java's own, and nothing else"
-    features = ["v:count_1h", "v:x_sum_1d", "v:x_last_3_lifetime"]
+    features = ["v:count_1h", "v:x_sum_1d", "v:x_last3_lifetime"]
     assert folder.get(*features) == other.get(*features)
+    assert folder.get(*features)["v__x_last3_lifetime"] == [1, 1, 1]
     assert env.offline.folders("partials") == other.env.offline.folders("partials")
