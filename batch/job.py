@@ -140,9 +140,9 @@ def _finish_rollback(env: Environment, source: str) -> None:
 
 
 @contextmanager
-def alone(env: Environment, progress: Progress | None = None) -> Iterator[Progress]:
-    """Hold the lease `batch`; what is yielded reports progress, and renews the lease. Raises `LeaseError` if another process holds it."""
-    with Lease(env.offline, "batch", seconds=LEASE_SECONDS) as lease:
+def alone(env: Environment, progress: Progress | None = None, name: str = "batch") -> Iterator[Progress]:
+    """Hold the lease `name`; what is yielded reports progress, and renews the lease. Raises `LeaseError` if another process holds it."""
+    with Lease(env.offline, name, seconds=LEASE_SECONDS) as lease:
         due = time.monotonic() + LEASE_SECONDS / 10
 
         def report(what: str, done: int, total: int) -> None:

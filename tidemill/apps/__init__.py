@@ -20,7 +20,7 @@ _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parents[1]
 
 #: The extra of the distribution that the dependencies of an app, or of a part of it, come with.
-_EXTRAS = {"streaming": "stream", "batch.spark": "spark"}
+_EXTRAS = {"serving": "serve", "streaming": "stream", "batch.spark": "spark"}
 
 if not (_HERE / "streaming").is_dir():
     __path__.append(str(_CHECKOUT))

@@ -15,7 +15,24 @@ from typer.core import TyperCommand, TyperGroup
 from tidemill.errors import TidemillError
 
 #: The modules of `tidemill.cli` that hold commands, in the order in which `--help` lists them.
-COMMANDS = ("init", "demo", "plan", "apply", "reshard", "stream", "batch", "backfill", "dataset", "get", "status", "dead_letters")
+COMMANDS = (
+    "init",
+    "demo",
+    "plan",
+    "apply",
+    "reshard",
+    "stream",
+    "batch",
+    "backfill",
+    "dataset",
+    "train",
+    "model",
+    "predict",
+    "serve",
+    "get",
+    "status",
+    "dead_letters",
+)
 
 #: Set to anything, it makes every error print its traceback too.
 DEBUG = "TIDEMILL_DEBUG"

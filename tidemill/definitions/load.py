@@ -8,6 +8,7 @@ import importlib
 import linecache
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from tidemill.definitions.source import Source
 from tidemill.definitions.view import FeatureView
 from tidemill.errors import DefinitionError, NotFoundError, TidemillError
 
+#: The search path and the table of modules are the whole process's.
+_one_at_a_time = threading.RLock()
 _KINDS = (Source, Entity, FeatureView, FeatureService, OnDemand)
 
 
@@ -62,7 +65,7 @@ def _run(file: Path, code: CodeType) -> ModuleType:
     linecache.checkcache(str(file))  # the hash of an on-demand feature is that of its text as it is now
     sys.modules[name] = module  # dataclasses and pickle look modules up by name
     try:
-        with _siblings_of(file.parent):
+        with siblings_of(file.parent):
             exec(code, vars(module))  # noqa: S102 - the user's own code is what this is for
     except SyntaxError as error:  # of a module that the file imports
         del sys.modules[name]
@@ -77,8 +80,13 @@ def _run(file: Path, code: CodeType) -> ModuleType:
 
 
 @contextlib.contextmanager
+def siblings_of(directory: Path) -> Iterator[None]:
+    """Lets modules beside the file be imported, and takes them and the search path back afterwards. One thread at a time does so."""
+    with _one_at_a_time:
+        yield from _siblings_of(directory)
+
+
 def _siblings_of(directory: Path) -> Iterator[None]:
-    """Lets modules beside the file be imported, and takes them and the search path back afterwards."""
     search_path, loaded, no_bytecode = list(sys.path), set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(directory))
     sys.dont_write_bytecode = True  # cached byte code is matched by whole seconds: a quick edit would not be seen
