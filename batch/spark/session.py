@@ -81,7 +81,7 @@ class Cluster:
                     spark = builder.getOrCreate()
             except Exception as error:
                 raise TidemillError(
-                    f"Spark does not start with master {self.master!r} ({_first_line(error)}): it needs Java 17 or newer, and a "
+                    f"Spark does not start with master {self.master!r} ({_reason(error)}): it needs Java 17 or newer, and a "
                     f"master that this machine reaches; see docs/spark.md"
                 ) from error
             try:
@@ -184,6 +184,16 @@ def _explained(error: PySparkException) -> TidemillError:
         )
     python = [line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception)\b.*: ", line)]
     return TidemillError(f"Spark gave up: {(python or [_first_line(error)])[-1].strip()}; its log has more")
+
+
+def _reason(error: BaseException) -> str:
+    r"""What Java said, where it was Java.
+
+    >>> _reason(ValueError("While calling o1.x.\n: org.apache.spark.SparkException: Could not parse Master URL: 'x'"))
+    "Could not parse Master URL: 'x'"
+    """
+    found = re.search(r"^: [\w.]+(?:Exception|Error): (.+)$", str(error), re.MULTILINE)
+    return found[1] if found else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
