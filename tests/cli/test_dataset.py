@@ -46,6 +46,8 @@ def test_each_row_gets_its_features_and_the_command_says_what_it_knew(rows: Any)
         ("dataset nope --rows rows.csv --out t.parquet", "nope"),
         ("dataset s --rows rows.csv --out t.csv", "let the name end in .parquet"),
         ("dataset s --rows rows.csv --out t.parquet --memory much", "'much' is not a size"),
+        ("dataset s --rows rows.csv --out t.parquet --engine hadoop", "there is no engine 'hadoop': say local or spark"),
+        ("dataset s --rows rows.csv --out t.parquet --master local", "a master is Spark's"),
         ("dataset s --rows rows.csv --out t.parquet --knowledge all", "knowledge is 'all'"),
         ("dataset s --rows rows.csv --out t.parquet --freshness soon", "'soon' is not a duration"),
         ("dataset s --rows rows.csv --out t.parquet --knowledge arrival", "source 'tx' has no arrival times"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tidemill.cli.options import RUN, JsonOption, ProjectOption, environment, examples
+from tidemill.cli.options import RUN, EngineOption, JsonOption, MasterOption, ProjectOption, environment, examples
 from tidemill.cli.output import Output, Progress
 from tidemill.cli.shown import counted, span
 from tidemill.errors import RequestError
@@ -43,25 +43,34 @@ def dataset(
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", help="About what the work may take; with less, it is done in more parts.")
     ] = "4GiB",
+    engine: EngineOption = None,
+    master: MasterOption = None,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a training set: each row with its features as a live request at its event_timestamp would have answered.
 
-    Row order is kept, and so are all other columns. Rows and events may be larger than memory.
+    Row order is kept, and so are all other columns. Rows and events may be larger than memory. With --engine spark, Spark answers: on this
+    machine, or on the cluster that --master, or spark.master in tidemill.toml, names. The rows are the same.
 
     JSON: path, rows, events (read), parts, knowledge (per view), freshness (microseconds), overflows (per column), seconds.
     """  # fmt: skip
     import time
 
+    from tidemill.apps import load
     from tidemill.datasets import Terms, larger
 
     begun = time.monotonic()
     limit = size(memory)
     env, shown = environment(project), Output(json=json)
     requested: Any = features[0] if len(features) == 1 else features
+    terms = Terms.parse(knowledge, freshness)
     with Progress() as progress:
-        made = larger.build(env, rows, requested, out, Terms.parse(knowledge, freshness), memory=limit, progress=progress)
+        if _is_spark(engine, master):
+            build = load("batch.spark.dataset").spark_dataset
+            made = build(env, rows, requested, terms, out, master=master, progress=progress)
+        else:
+            made = larger.build(env, rows, requested, out, terms, memory=limit, progress=progress)
     seconds = time.monotonic() - begun
     shown.document({**asdict(made), "path": str(made.path), "seconds": seconds})
     for column, n in made.overflows.items():
@@ -72,6 +81,14 @@ def dataset(
     parts = "" if made.parts == 1 else f", in {made.parts} parts"
     took, read = span(round(seconds * 1e6)), counted(made.events, "event")
     shown.say(f"wrote {counted(made.rows, 'row')} to {out}, over {read} read{parts}, in {took}")
+
+
+def _is_spark(engine: str | None, master: str | None) -> bool:
+    if engine not in (None, "local", "spark"):
+        raise RequestError(f"there is no engine {engine!r}: say local or spark")
+    if engine != "spark" and master is not None:
+        raise RequestError("a master is Spark's: say --engine spark with it")
+    return engine == "spark"
 
 
 def size(text: str) -> int:

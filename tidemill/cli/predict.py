@@ -16,7 +16,6 @@ from tidemill.cli.options import RUN, JsonOption, MetricsHostOption, MetricsPort
 from tidemill.cli.output import Output, Progress
 from tidemill.cli.shown import counted, instant, number, span
 from tidemill.cli.signals import terminated
-from tidemill.definitions.project import has_password
 
 if TYPE_CHECKING:
     from tidemill.environment import Environment
@@ -77,6 +76,7 @@ def predict(
     resumed, warning; with --every one document a run, each on its line; with --rollback name, run and current.
     """
     from tidemill.apps import load
+    from tidemill.definitions.project import has_password
     from tidemill.predictions.runs import check_name
 
     for given, option in ((at, "--at"), (run, "--run"), (dry_run, "--dry-run")):
