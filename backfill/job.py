@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tidemill.applied import AppliedBundle
-from tidemill.apps.batch.engine import Budget, Engine
+from tidemill.apps.batch.engine import Budget, Engine, Spread
 from tidemill.apps.batch.job import Progress, SourceResult, alone, run_source
 from tidemill.definitions import Source
 from tidemill.environment import Environment
@@ -108,7 +108,7 @@ def run(
     progress: Progress | None = None,
     *,
     now: Callable[[], int] = lambda: time.time_ns() // 1000,
-    engine: Engine | None = None,
+    engine: Engine | Spread | None = None,
 ) -> Result:
     """Import what is asked for, if anything is; then cut, fold and publish. See the module's text.
 

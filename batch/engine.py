@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import polars as pl
 
+from tidemill.definitions import Source
 from tidemill.kernel.bundle import Bundle
+from tidemill.offline.history import Part
+from tidemill.offline.partials import PartialFile
 
 Tiles = list[pl.DataFrame]
 
@@ -24,6 +28,42 @@ class Engine(Protocol):
 
     def submit(self, bundle: Bundle, events: pl.DataFrame, horizon: int) -> Future[Tiles]:
         """The tiles of a chunk of a source's events: a frame per table of the bundle. Chunks come back in any grouping, not merged."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What there is to read of a source: ranges of its archive's partitions, or, where the partition is `blocks.HISTORY`, of `parts`."""
+
+    source: Source
+    ranges: tuple[tuple[int, int, int], ...]
+    parts: tuple[Part, ...] = ()
+
+
+class Newest(NamedTuple):
+    """The largest times of some events, and whether some of them, but not all, have an arrival time."""
+
+    latest: int
+    arrived: int
+    partly: bool
+
+
+@runtime_checkable
+class Spread(Protocol):
+    """Folds whole stretches where they lie, on many machines. Used within a `with`; may be used again after it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def newest(self, stretch: Stretch, progress: Callable[[int], None]) -> Newest:
+        """What is to be known of the times before anything is folded. `progress` is called now and then, with 0: it renews a lease."""
+        ...
+
+    def fold(
+        self, stretch: Stretch, bundles: Sequence[tuple[Bundle, int]], k: int, progress: Callable[[int], None]
+    ) -> list[list[PartialFile]]:
+        """Fold into bundles, with their horizons; per bundle the files that were written. `progress`: how many events more are folded."""
         ...
 
 

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -30,13 +30,13 @@ from tidemill.offline.partials import MOST_FILES, HistoryTiles, PartialFile, Par
 from tidemill.offline.store import OfflineStore
 from tidemill.times import BEGINNING
 
-from .engine import USUAL, Budget, Engine, Local, Tiles
+from .engine import USUAL, Budget, Engine, Local, Spread, Stretch, Tiles
 
 #: (events folded, of about how many)
 Report = Callable[[int, int], None]
 
 
-class BundleFold:
+class _Fold:
     """The tiles of one bundle's new segments, merged as they come, and written when there are many."""
 
     def __init__(self, bundle: Bundle, partials: Partials, of: str, k: int, start: Progress) -> None:
@@ -79,10 +79,6 @@ class BundleFold:
         self._rows = 0
         self.state = replace(self.state, files=tuple(files))
 
-    def take(self, files: Sequence[PartialFile]) -> None:
-        """Files of tiles that somebody else has folded and written: see `SegmentEngine`."""
-        self.state = replace(self.state, files=(*self.state.files, *files))
-
     def came(self, partition: int, offset: int, events: int) -> None:
         """Everything before this offset is held or written."""
         self.state = replace(self.state, at={**self.state.at, partition: offset}, events=self.state.events + events)
@@ -115,7 +111,8 @@ class _Work:
     source: Source
     slack: int
     budget: Budget
-    engine: Engine
+    engine: Engine | None
+    spread: Spread | None = None
     parts: tuple[Part, ...] = ()
 
     def events(self, ranges: Sequence[tuple[int, int, int]]) -> int:
@@ -130,19 +127,26 @@ class _Work:
         for events in iter_range(self.store, self.source.name, partition, start, end, columns, rows=self.budget.rows):
             yield int(events["_offset"][-1]) + 1, events
 
-    def newest(self, ranges: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+    def newest(self, ranges: Sequence[tuple[int, int, int]], report: Callable[[int], None]) -> tuple[int, int]:
         """The largest event and arrival time."""
+        if self.spread is not None:
+            return self.spread.newest(self._stretch(ranges), report)[:2]
         latest = arrived = BEGINNING
         for partition, start, end in ranges:
             for _, events in self.read(partition, start, end, {}):
                 latest, arrived = max(latest, _largest(events, "_time")), max(arrived, _largest(events, "_arrival"))
+                report(0)  # whoever holds a lease renews it
         return latest, arrived
 
-    def fold(self, group: Sequence[BundleFold], ranges: Sequence[tuple[int, int, int]], report: Callable[[int], None]) -> None:
+    def fold(self, group: Sequence[_Fold], ranges: Sequence[tuple[int, int, int]], report: Callable[[int], None]) -> None:
         """Fold the ranges into each of the group, reading ahead while the engine folds."""
+        if self.spread is not None:
+            self._fold_spread(self.spread, group, ranges, report)
+            return
+        assert self.engine is not None
         read = {column for one in group for column in (*one.bundle.reads, one.bundle.event_id)}
         columns = {name: kind.polars for name, kind in self.source.schema.items() if name in read}
-        under_way: deque[tuple[BundleFold, Future[Tiles]]] = deque()
+        under_way: deque[tuple[_Fold, Future[Tiles]]] = deque()
         most, ahead = self.budget.tiles // len(group), self.engine.width * len(group)
         noted, since, full = 0, time.monotonic(), False
 
@@ -172,42 +176,38 @@ class _Work:
                 at = following
         take(0)
 
+    def _stretch(self, ranges: Sequence[tuple[int, int, int]]) -> Stretch:
+        return Stretch(self.source, tuple(ranges), self.parts)
 
-@dataclass(frozen=True)
-class Segment:
-    """What lies between two cuts of a source's archive, to be folded into bundles that stand alike.
+    def _fold_spread(
+        self, spread: Spread, group: Sequence[_Fold], ranges: Sequence[tuple[int, int, int]], report: Callable[[int], None]
+    ) -> None:
+        """The same, on many machines: with the horizon that the local engine would come to, known before."""
+        if not ranges:
+            return
+        stretch = self._stretch(ranges)
+        newest = spread.newest(stretch, report)
+        for one in group:
+            if newest.partly and one.state.arrived == BEGINNING:
+                self._know_in_order(one, ranges)
+            one.know(newest.latest, newest.arrived, self.slack)
+        written = spread.fold(stretch, [(one.bundle, one.state.horizon) for one in group], group[0].k, report)
+        for one, files in zip(group, written, strict=True):
+            one.state = replace(one.state, files=(*one.state.files, *files))
+            for partition, _, end in ranges:
+                one.came(partition, end, 0)
 
-    `ranges`: (partition, first offset, offset after the last), ascending. `beforehand`: the newest times decide about all events alike,
-    as if they had come first. `rows`: how many events the local engine looks at together.
-    """
+    def _know_in_order(self, one: _Fold, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Raise the horizon as the local engine does, up to the first arrival time.
 
-    store: OfflineStore
-    source: Source
-    folds: Sequence[BundleFold]
-    ranges: Sequence[tuple[int, int, int]]
-    slack: int
-    beforehand: bool
-    rows: int
-
-    @property
-    def k(self) -> int:
-        """The version that is made."""
-        return self.folds[0].k
-
-    @property
-    def columns(self) -> dict[str, pl.DataType]:
-        """The source's columns that any of the bundles reads."""
-        read = {column for one in self.folds for column in (*one.bundle.reads, one.bundle.event_id)}
-        return {name: kind.polars for name, kind in self.source.schema.items() if name in read}
-
-    @property
-    def offsets(self) -> int:
-        """How many events it holds at most."""
-        return sum(b - a for _, a, b in self.ranges)
-
-
-#: What folds a whole segment by itself: afterwards each of its folds knows the newest times (`know`), and has the files (`take`).
-SegmentEngine = Callable[[Segment, Report | None], None]
+        Until then it follows event times alone, so it may come to lie beyond what the first arrival time allows, and never falls. From
+        there on it rises with both, and the largest of all decide.
+        """
+        for partition, start, end in ranges:
+            for _, events in self.read(partition, start, end, {}):
+                one.know(_largest(events, "_time"), _largest(events, "_arrival"), self.slack)
+                if one.state.arrived != BEGINNING:
+                    return
 
 
 def fold(
@@ -219,13 +219,12 @@ def fold(
     progress: Report | None = None,
     *,
     budget: Budget = USUAL,
-    engine: Engine | SegmentEngine | None = None,
+    engine: Engine | Spread | None = None,
 ) -> dict[str, Version]:
     """Bring every bundle's partials up to cut `k`; the new versions by bundle id. Reads each archived event once for all bundles alike.
 
     Crash-safe and idempotent: files are new, and a version appears with its manifest or not at all. Of two folds at once one wins,
-    and the other's files are nobody's. `progress` gets (events folded, of about how many). `engine` folds; what folds whole segments by
-    itself leaves imports to the local one.
+    and the other's files are nobody's. `progress` gets (events folded, of about how many).
     """
     out: dict[str, Version] = {}
     due: list[tuple[Bundle, Partials, Version, int]] = []
@@ -236,18 +235,16 @@ def fold(
             out[bundle.id] = base
         else:
             due.append((bundle, partials, base, generation))
-    whole: SegmentEngine | None = engine if engine is not None and not hasattr(engine, "submit") else None
-    chunks: Engine | None = engine if hasattr(engine, "submit") else None  # type: ignore[assignment]  # one of the two
-    with Local() if chunks is None else nullcontext(chunks) as running:
-        work = _Work(store, source, slack, budget, running)
+    with _running(engine) as (here, spread):
+        work = _Work(store, source, slack, budget, here, spread)
         meter = _Meter(progress)
         vector, imported = read_cut(store, source.name, k), imports_of(store, source.name, k)
         histories = {base_k: import_cuts(store, source.name, base_k, k) for base_k in {base.k for _, _, base, _ in due}}
-        groups: dict[tuple[tuple[int, int], ...], list[tuple[BundleFold, Version, int]]] = {}
+        groups: dict[tuple[tuple[int, int], ...], list[tuple[_Fold, Version, int]]] = {}
         for bundle, partials, base, generation in due:
             of = f"{base.k:08d}-{base.generation:04d}-{partials.attempt():04d}"
             start = Progress(read_cut(store, source.name, base.k), 0, base.horizon, base.latest, base.arrived, ())
-            one = BundleFold(bundle, partials, of, k, start)
+            one = _Fold(bundle, partials, of, k, start)
             groups.setdefault(tuple(sorted(one.state.at.items())), []).append((one, base, generation))
         ranges = {at: [(p, dict(at).get(p, 0), end) for p, end in sorted(vector.items()) if end > dict(at).get(p, 0)] for at in groups}
         meter.total = sum(work.events(each) for each in ranges.values())
@@ -255,19 +252,28 @@ def fold(
             _fold_history(work, [(b, p) for b, p, base, _ in due if base.k < cut], cut, numbers, meter)
         for at, group in sorted(groups.items(), key=lambda item: item[0]):
             folds = [one for one, _, _ in group]
-            # Known beforehand, the newest times put all old events into wide tiles at once, and drop what no window reaches.
-            beforehand = work.events(ranges[at]) > budget.rows and any(base.k == 0 for _, base, _ in group)
-            if whole is not None:
-                whole(Segment(store, source, folds, ranges[at], slack, beforehand, budget.rows), progress)
-            else:
-                if beforehand:
-                    newest = work.newest(ranges[at])
-                    for one in folds:
-                        one.know(*newest, slack)
-                work.fold(folds, ranges[at], meter.more)
+            if work.events(ranges[at]) > budget.rows and any(base.k == 0 for _, base, _ in group):
+                # Known beforehand, the newest times put all old events into wide tiles at once, and drop what no window reaches.
+                newest = work.newest(ranges[at], meter.more)
+                for one in folds:
+                    one.know(*newest, slack)
+            work.fold(folds, ranges[at], meter.more)
             for one, base, generation in group:
                 out[one.bundle.id] = _commit(one, base, generation, k, vector, imported, histories[base.k], budget)
     return out
+
+
+@contextmanager
+def _running(engine: Engine | Spread | None) -> Iterator[tuple[Engine | None, Spread | None]]:
+    """The engine, of one kind or the other. Threads that nobody gave, and what is spread, end with the fold."""
+    if engine is None:
+        with Local() as threads:
+            yield threads, None
+    elif isinstance(engine, Spread):
+        with engine as spread:
+            yield None, spread
+    else:
+        yield engine, None
 
 
 def _fold_history(work: _Work, due: Sequence[tuple[Bundle, Partials]], cut: int, numbers: range, meter: _Meter) -> None:
@@ -278,10 +284,10 @@ def _fold_history(work: _Work, due: Sequence[tuple[Bundle, Partials]], cut: int,
     made = [read_import(work.store, work.source.name, number) for number in numbers]
     latest, arrived = max(each.latest for each in made), max(each.arrived for each in made)
     work = replace(work, parts=tuple(part for each in made for part in each.parts))
-    folds: dict[int, list[BundleFold]] = {}
+    folds: dict[int, list[_Fold]] = {}
     for bundle, partials in due:
         start = Progress({}, 0, horizon_of(latest, arrived, work.slack), latest, arrived, ())
-        one = BundleFold(bundle, partials, f"history-{cut:08d}", cut, start)
+        one = _Fold(bundle, partials, f"history-{cut:08d}", cut, start)
         folds.setdefault(one.state.at.get(HISTORY, 0), []).append(one)
     ends = {at: [(HISTORY, at, len(work.parts))] for at in folds}
     meter.total += sum(work.events(ranges) for ranges in ends.values())
@@ -296,14 +302,7 @@ def _fold_history(work: _Work, due: Sequence[tuple[Bundle, Partials]], cut: int,
 
 
 def _commit(
-    one: BundleFold,
-    base: Version,
-    generation: int,
-    k: int,
-    vector: Mapping[int, int],
-    imported: int,
-    cuts: Mapping[int, range],
-    budget: Budget,
+    one: _Fold, base: Version, generation: int, k: int, vector: Mapping[int, int], imported: int, cuts: Mapping[int, range], budget: Budget
 ) -> Version:
     files = list(base.files)
     for cut in cuts:

@@ -21,8 +21,8 @@ from tidemill.offline.store import read_json
 from tidemill.online.base import SlotId
 from tidemill.publishing import publish
 
-from .engine import USUAL, Budget, Engine
-from .fold import SegmentEngine, fold
+from .engine import USUAL, Budget, Engine, Spread
+from .fold import fold
 
 #: (what is under way, done, of how many)
 Progress = Callable[[str, int, int], None]
@@ -43,7 +43,7 @@ class SourceResult:
     seconds: float
 
 
-def run(env: Environment, progress: Progress | None = None, engine: Engine | SegmentEngine | None = None) -> list[SourceResult]:
+def run(env: Environment, progress: Progress | None = None, engine: Engine | Spread | None = None) -> list[SourceResult]:
     """Cut, fold and publish every source, once; and remove what the online store still has of retired bundles.
 
     Safe to kill at any instant and to run again. `engine` folds; see `engines`.
@@ -61,7 +61,7 @@ def run_source(
     views: Collection[str] | None = None,
     publishing: bool = True,
     budget: Budget = USUAL,
-    engine: Engine | SegmentEngine | None = None,
+    engine: Engine | Spread | None = None,
 ) -> SourceResult:
     """Cut, fold and publish one source; of `views` alone, where they are given. Without `publishing` the next run publishes."""
     begun = time.monotonic()
@@ -166,7 +166,7 @@ def run_every(
     report: Callable[[list[SourceResult]], None],
     failed: Callable[[StoreUnavailableError, float], None],
     clock: Callable[[], float] = time.monotonic,
-    engine: Engine | SegmentEngine | None = None,
+    engine: Engine | Spread | None = None,
 ) -> None:
     """Run now and then every `seconds`, holding the lease `batch`, until `stop()`. Raises `LeaseError` if another process holds it.
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -24,15 +23,15 @@ from tidemill.datasets.events import archived_ends, events_beyond
 from tidemill.datasets.larger import Dataset, Writer, build, check_output, chunks, scan_of
 from tidemill.datasets.point_in_time import Terms, features_of, with_outputs
 from tidemill.datasets.questions import TIMESTAMP, check_columns, instants, keys_of
-from tidemill.definitions import FeatureSet, FeatureView, Source, resolve_features
+from tidemill.definitions import FeatureSet, FeatureView, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.environment import Environment
-from tidemill.offline.history import iter_history
+from tidemill.offline.history import imports_in_segments
 from tidemill.offline.store import OfflineStore
 
 from .answering import ANSWERS, DEALT, ROW, WRITTEN, Answering, AskedView, Dealing, Work, Writing, add_up
 from .fold import Place
-from .ranges import OFFSETS, ranges_of_tasks
+from .ranges import OFFSETS, parts_of_tasks, ranges_of_tasks
 from .session import Cluster, collected, gathered, mapped, tasks
 
 Said = Callable[[str, int, int], object]
@@ -132,22 +131,20 @@ def _stage_events(
         mine = tuple(i for i, view in enumerate(wanted.views.values()) if view.source.name == source.name)
         asked = [(views[i], list(wanted.views.values())[i]) for i in mine]
         read = sorted({c for one, view in asked for c in one.questions(view).reads}, key=list(source.schema).index)
+        for made in imports_in_segments(env.offline, source.name):
+            for _, a, b in parts_of_tasks(made.parts, 0, len(made.parts), offsets):
+                staged.work.append(Work(mine, parts=tuple((part.key, part.rows) for part in made.parts[a:b])))
+            staged.events += made.events
         ends = archived_ends(env, source)
         ranges = ranges_of_tasks(env.offline, source.name, [(p, 0, end) for p, end in ends.items() if end], offsets)
         staged.work += [Work(mine, archived=each) for each in ranges]
         staged.events += sum(b - a for _, a, b in ranges)
-        for i, frame in enumerate(chain(_imported(env, source, read), events_beyond(env, source, read, ends))):
+        for i, frame in enumerate(events_beyond(env, source, read, ends)):
             key = f"{folder}/events/{source.name}-{i}.parquet"
             env.offline.write_frame(key, frame)
             staged.work.append(Work(mine, events=key))
             staged.events += len(frame)
             progress("reading the log beyond the archive", i + 1, i + 1)
-
-
-def _imported(env: Environment, source: Source, columns: list[str]) -> Iterator[pl.DataFrame]:
-    types = {name: source.schema[name].polars for name in columns}
-    for frame in iter_history(env.offline, source.name, None, types):
-        yield frame.select(*columns, "_time", "_arrival")
 
 
 @dataclass(frozen=True)

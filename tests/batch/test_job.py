@@ -100,7 +100,7 @@ def test_of_two_folds_from_the_same_version_one_commits(folder: Folder) -> None:
     partials = Partials(folder.env.offline, applied.bundle)
     base, generation = partials.standing(k)
     start = Progress(base.vector, 0, base.horizon, base.latest, base.arrived, ())
-    late = fold.BundleFold(applied.bundle, partials, "late", k, start)
+    late = fold._Fold(applied.bundle, partials, "late", k, start)
     folder.batch()
     vector = read_cut(folder.env.offline, "events", k)
     assert fold._commit(late, base, generation, k, vector, 0, {}, fold.Budget()) == partials.latest()

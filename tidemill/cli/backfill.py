@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tidemill.cli.options import RUN, JsonOption, ProjectOption, applied, environment, examples
+from tidemill.cli.options import RUN, EngineOption, JsonOption, MasterOption, ProjectOption, applied, environment, examples
 from tidemill.cli.output import Output, Progress
 from tidemill.cli.shown import counted, number, shortened, size, span
 from tidemill.errors import NotFoundError
@@ -53,6 +53,8 @@ def backfill(
     threads: Annotated[int, typer.Option("--threads", min=0, metavar="N", help="Files read at once; 0: as many as there are cores.")] = 0,
     no_publish: Annotated[bool, typer.Option("--no-publish", help="Leave publishing to `tidemill batch`.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read and written; write nothing.")] = False,
+    engine: EngineOption = None,
+    master: MasterOption = None,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -60,6 +62,8 @@ def backfill(
 
     Without --from: fold the archive into views that do not have it yet, as `tidemill batch` does. With --from: import the files first.
     What the live log holds too is left out or refused, and counted. It may be killed at any instant: run the same again, and it goes on.
+
+    With --engine spark, or batch.engine in tidemill.toml, Spark folds, imports too; files are read and compared here.
 
     JSON: import (number, id, events, left_out, repeated, without_id, before, files), letters (reason to count), folded (as in batch; null
     where a running batch job will do it), seconds. With --dry-run files, bytes, events, folder, imported, known, views.
@@ -102,8 +106,9 @@ def backfill(
     if dry_run:
         _planned(out, request, load("backfill.plan").plan(env, request))
         return
+    chosen = load("batch.engines").engine_of(env, engine, master)
     with Progress(rate=True) as shown:
-        result = job.run(env, request, shown)
+        result = job.run(env, request, shown, engine=chosen)
     _report(out, request, result)
 
 

@@ -50,7 +50,7 @@ def archived_ends(env: Environment, source: Source) -> dict[int, int]:
 
 
 def events_beyond(env: Environment, source: Source, columns: list[str], ends: Mapping[int, int]) -> Iterator[pl.DataFrame]:
-    """What `known_events` gives beyond these offsets of the partitions, from the log."""
+    """What `logged_events` gives beyond these offsets of the partitions, from the log."""
     with closing(env.log(source)) as log:
         for partition in log.partitions():
             for frame in _rest(env, source, log, partition, ends.get(partition, 0)):
