@@ -23,6 +23,7 @@ from tidemill.kernel.bundle import Bundle, Evaluated, evaluate
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import OVERFLOW
 from tidemill.online.base import Cell, CellId, Heartbeat, SlotId
+from tidemill.read_log import ReadLog
 from tidemill.stable import shard_of
 from tidemill.times import from_micros, to_micros
 
@@ -57,11 +58,19 @@ class _Plan:
 class FeatureStore:
     """A project, seen by those who read features. Thread-safe for reads; opens its stores when it first needs them.
 
-    `path` is a directory with a tidemill.toml, or a project that is open already. `clock` gives wall-clock UTC microseconds.
+    `path` is a directory with a tidemill.toml, or a project that is open already. `clock` gives wall-clock UTC microseconds. `read_log`
+    notes a share of the answers for `tidemill audit`; without it, as many as `[log] reads` in tidemill.toml says.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | Environment = ".", *, clock: Callable[[], int] = now_micros) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Environment = ".",
+        *,
+        clock: Callable[[], int] = now_micros,
+        read_log: ReadLog | None = None,
+    ) -> None:
         self.env = path if isinstance(path, Environment) else Environment.load(path)
+        self.read_log = ReadLog.of(self.env) if read_log is None else read_log
         self._clock = clock
         self._plans: dict[Any, tuple[float, _Plan]] = {}
         keep_freed_memory()
@@ -74,7 +83,9 @@ class FeatureStore:
         return self.env.apply()
 
     def close(self) -> None:
-        """Give back connections."""
+        """Write what the read log still has, and give back connections."""
+        if self.read_log is not None:
+            self.read_log.close()
         self.env.online.close()
 
     # ---- online -----------------------------------------------------------------------------------------------------------------
@@ -114,7 +125,10 @@ class FeatureStore:
                 shown[output.column] = (
                     [_worst(s) for s in zip(*(status[r.column] for r in output.refs), strict=True)] if output.refs else [OK] * len(rows)
                 )
-        return OnlineFeatures(columns, shown, AsOf(answers, self._heartbeats), from_micros(instant), plan.types)
+        online = OnlineFeatures(columns, shown, AsOf(answers, self._heartbeats), from_micros(instant), plan.types)
+        if self.read_log is not None:
+            self.read_log.offer(online, stored, plan.wanted, plan.version)
+        return online
 
     def _plan(self, features: Features) -> _Plan:
         key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features

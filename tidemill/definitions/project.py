@@ -30,8 +30,9 @@ _KEYS: dict[str, dict[str, type]] = {
     "stream": {"brokers": str, "workers": int, "linger": str, "metrics": int, "metrics_host": str},
     "kafka": {"client": str},
     "batch": {"every": str, "metrics": int, "metrics_host": str},
+    "log": {"reads": float, "directory": str},
 }
-_TYPE_NAMES = {str: "text", int: "a whole number"}
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SQLITE = "sqlite:///"
 #: What a schema registry lets in by. (Those of Kafka itself come from variables of their own; see `tidemill.logs.kafka.settings`.)
@@ -47,8 +48,8 @@ class Project:
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
     gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `stream.metrics`, `batch.every`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and
-    those of a schema registry).
+    (`stream.workers`, `stream.metrics`, `batch.every`, `log.reads`, `kafka.client`, the Kafka client's own settings, named as librdkafka
+    names them, and those of a schema registry).
     """
 
     directory: Path
@@ -85,6 +86,9 @@ class Project:
         if linger > MAX_LINGER:
             raise DefinitionError(f"{file}: stream.linger is at most {format_duration(MAX_LINGER)}; got {format_duration(linger)}")
         values.duration("batch", "every")
+        reads = values.get("log", "reads", 0)
+        if not 0 <= reads <= 1:
+            raise DefinitionError(f"{file}: log.reads is the share of reads to note, from 0 to 1; got {reads}")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
         fixed = {
@@ -140,7 +144,8 @@ class _Values:
             return self._expanded(f"kafka.{key}", str(value).lower() if isinstance(value, bool) else str(value), environment)
         if key not in known:
             raise DefinitionError(f"{self.file}: unknown key {section}.{key}; {suggestion(key, known)}")
-        if not isinstance(value, known[key]) or isinstance(value, bool):
+        wanted: tuple[type, ...] = (int, float) if known[key] is float else (known[key],)
+        if not isinstance(value, wanted) or isinstance(value, bool):
             raise DefinitionError(f"{self.file}: {section}.{key} must be {_TYPE_NAMES[known[key]]}; got {type(value).__name__}")
         if isinstance(value, str):
             if not value:
