@@ -76,7 +76,7 @@ class ReadLog:
         columns = {n: list(answer.columns[n]) for n in (*wanted.keys, *wanted.request)}
         values = {n: [v[:] if type(v) is list else v for v in column] for n, column in stored.items()}
         values.update((o.column, list(answer.columns[o.column])) for o in wanted.on_demands)
-        status = dict(answer.status)
+        status = {n: list(column) for n, column in {**_statuses(answer.as_of), **answer.status}.items()}
         request, at = secrets.token_hex(8), answer.at
         as_of = answer.as_of
 
@@ -89,7 +89,7 @@ class ReadLog:
                 "on_demand": {o.column: o.source_hash for o in wanted.on_demands},
                 "columns": columns,
                 "values": values,
-                "status": {n: list(column) for n, column in {**_statuses(as_of), **status}.items()},
+                "status": status,
                 "known": [part for view in as_of.answers for part in _known(view)],
             }
 

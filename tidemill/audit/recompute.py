@@ -53,7 +53,7 @@ class EntityEvents:
         self.partition: npt.NDArray[Any] = frame[PARTITION].to_numpy()
         lengths = frame.group_by(ENTITY, maintain_order=True).len()
         ends = np.cumsum(lengths["len"].to_numpy()).tolist()
-        self._ranges = dict(zip(lengths[ENTITY].to_list(), zip([0, *ends[:-1]], ends, strict=True), strict=True))
+        self._ranges = dict(zip(lengths[ENTITY].to_list(), zip([0, *ends][:-1], ends, strict=True), strict=True))
 
     def rows(self, entity: str, first: int, end: int) -> tuple[int, int]:
         """Where the entity's events with first <= event time < end lie."""

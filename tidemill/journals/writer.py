@@ -8,8 +8,9 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,8 +63,12 @@ class Journal:
     ) -> None:
         self.name = name
         self._store, self._most, self._seconds, self._bytes, self._clock = store, most, seconds, bytes, clock
-        self._writer = secrets.token_hex(4)
-        self._number = 0
+        self._begin()
+        _ALIVE.add(self)
+
+    def _begin(self) -> None:
+        """At first; and again in a fork: the thread stayed in the parent, which writes what waits, and may have held the lock."""
+        self._writer, self._number = secrets.token_hex(4), 0
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)
         self._queue: deque[tuple[int, Entry, int]] = deque()
@@ -73,15 +78,12 @@ class Journal:
         self._size, self._since = 0, 0.0
         self._busy = 0  # taken from the queue, and not yet lines
         self._thread: threading.Thread | None = None
-        self._process = os.getpid()
         self._closing = self._hurried = False
 
     def put(self, entry: Entry, weight: int = 1) -> bool:
         """Note an entry; False where it was dropped. An entry that is a function is called later, by the writer's thread."""
         at = self._clock()
         with self._lock:
-            if self._process != os.getpid():
-                self._forked()
             if self._closing or self._waiting + weight > self._most:
                 self._dropped += 1
                 return False
@@ -131,13 +133,6 @@ class Journal:
         self._thread.start()
         atexit.register(self.close)
 
-    def _forked(self) -> None:
-        """The thread stayed in the parent, and so did what waits: the parent writes it. This process is a writer of its own."""
-        self._process, self._writer, self._number, self._thread = os.getpid(), secrets.token_hex(4), 0, None
-        self._queue.clear()
-        self._lines.clear()
-        self._waiting = self._dropped = self._failed = self._written = self._files = self._told = self._size = 0
-
     def _run(self) -> None:
         while True:
             with self._lock:
@@ -145,15 +140,13 @@ class Journal:
                     if self._closing and not self._lines:
                         return
                     self._news.wait(self._pause())
-                taken = []
-                while self._queue and self._size < self._bytes:
-                    taken.append(self._queue.popleft())
-                    if len(taken) >= 100:
-                        break
-                self._waiting -= sum(weight for _, _, weight in taken)
-                self._busy = len(taken)
-            self._gather((at, entry) for at, entry, _ in taken)
-            self._busy = 0
+                taken = self._queue.popleft() if self._queue and self._size < self._bytes else None
+                if taken is not None:
+                    self._waiting -= taken[2]
+                    self._busy = 1
+            if taken is not None:
+                self._gather(taken[0], taken[1])
+                self._busy = 0
             if self._due() and not self._write():
                 with self._lock:
                     if self._closing:
@@ -170,20 +163,19 @@ class Journal:
         late = time.monotonic() - self._since >= self._seconds
         return late or self._size >= self._bytes or ((self._closing or self._hurried) and not self._queue)
 
-    def _gather(self, taken: Iterable[tuple[int, Entry]]) -> None:
-        for at, entry in taken:
-            try:
-                made = entry() if callable(entry) else entry
-                text = json.dumps({"logged": at, **plain(made)}, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-            except Exception:  # noqa: BLE001 - one entry that cannot be written must not end the journal
-                with self._lock:
-                    self._failed += 1
-                continue
+    def _gather(self, at: int, entry: Entry) -> None:
+        try:
+            made = entry() if callable(entry) else entry
+            text = json.dumps({"logged": at, **plain(made)}, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        except Exception:  # noqa: BLE001 - one entry that cannot be written must not end the journal
             with self._lock:
-                if not self._lines:
-                    self._since = time.monotonic()
-                self._lines.append(_Line(at, text))
-            self._size += len(text)
+                self._failed += 1
+            return
+        with self._lock:
+            if not self._lines:
+                self._since = time.monotonic()
+            self._lines.append(_Line(at, text))
+        self._size += len(text)
 
     def _write(self) -> bool:
         """What was gathered as one file; False where the store did not take it now."""
@@ -205,3 +197,14 @@ class Journal:
             self._size = 0
             self._news.notify_all()
         return True
+
+
+_ALIVE: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for journal in list(_ALIVE):
+        journal._begin()
+
+
+os.register_at_fork(after_in_child=_forked)
