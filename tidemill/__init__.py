@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tidemill.answers import AsOf as AsOf
     from tidemill.answers import OnlineFeatures as OnlineFeatures
     from tidemill.client import FeatureStore as FeatureStore
+    from tidemill.datasets.result import HistoricalFeatures as HistoricalFeatures
     from tidemill.definitions import Entity as Entity
     from tidemill.definitions import FeatureService as FeatureService
     from tidemill.definitions import FeatureView as FeatureView
@@ -39,6 +40,7 @@ _HOMES = {
     ),
     "tidemill.answers": ("AsOf", "OnlineFeatures"),
     "tidemill.client": ("FeatureStore",),
+    "tidemill.datasets.result": ("HistoricalFeatures",),
     "tidemill.definitions": ("Entity", "FeatureService", "FeatureView", "Project", "Request", "Source", "on_demand"),
     "tidemill.types": ("Timestamp",),
 }

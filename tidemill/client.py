@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -26,6 +26,9 @@ from tidemill.online.base import Cell, CellId, Heartbeat, SlotId
 from tidemill.read_log import ReadLog
 from tidemill.stable import shard_of
 from tidemill.times import from_micros, to_micros
+
+if TYPE_CHECKING:
+    from tidemill.datasets import HistoricalFeatures
 
 Features = Requested | Sequence[Requested]
 
@@ -129,6 +132,36 @@ class FeatureStore:
         if self.read_log is not None:
             self.read_log.offer(online, stored, plan.wanted, plan.version)
         return online
+
+    # ---- historical -------------------------------------------------------------------------------------------------------------
+
+    def get_historical_features(
+        self,
+        entity_df: Any,
+        features: Features,
+        *,
+        knowledge: str | None = None,
+        freshness: str | dt.timedelta | None = None,
+    ) -> HistoricalFeatures:
+        """The features of each row as a live request at its instant would have answered: same windows, same hops, same bits.
+
+        `entity_df`: a pandas, Polars or Arrow frame (or a list of dicts) with the key columns, `event_timestamp` (naive is read as UTC;
+        what is finer than a microsecond is floored), and the request columns; other columns, such as a label, are carried along. Row
+        order is kept; rows may repeat. `features` as in `get_online_features`.
+
+        `knowledge`: "arrival", what had arrived by then, which is the default where the source has arrival times; or "event_time",
+        what had happened, whenever it became known. `freshness`, such as "1h": nothing newer than that is known. An event without an
+        arrival time arrived when it happened.
+
+        An entity that no event is known of at its instant is answered as online: counts and sums are 0, everything else is null.
+        Raises `RequestError` (no such column; a key or an instant that is null or of another type), `NotFoundError`, `LogError`,
+        `StoreError`. Needs Numba: `pip install 'tidemill[datasets]'`.
+        """
+        from tidemill.datasets import Terms, get_historical_features
+
+        return get_historical_features(self.env, entity_df, features, Terms.parse(knowledge, freshness))
+
+    # ---- how a request is answered ----------------------------------------------------------------------------------------------
 
     def _plan(self, features: Features) -> _Plan:
         key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features

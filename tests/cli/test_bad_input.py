@@ -113,6 +113,7 @@ COMMANDS = [
     "apply",
     "stream --once",
     "batch",
+    "dataset s --rows rows.csv --out train.parquet",
     "get s card=a amount=1",
     "status",
     "dead-letters count",

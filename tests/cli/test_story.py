@@ -157,7 +157,7 @@ print(json.dumps(sorted(sys.modules)))
     assert not loaded & {"polars", "numpy", "pyarrow", "pandas", "bytewax", "sqlite3"}
 
 
-HELPFUL = ["init", "plan", "apply", "stream", "batch", "get", "status", "dead-letters"]
+HELPFUL = ["init", "plan", "apply", "stream", "batch", "dataset", "get", "status", "dead-letters"]
 LETTERS = [f"dead-letters {command}" for command in ("count", "list", "show", "replay")]
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+import numpy.typing as npt
 
 from tidemill.errors import DefinitionError
 from tidemill.kernel.fixed import Part
-from tidemill.kernel.table import Table
+from tidemill.kernel.table import Bools, Int64s, Table
 from tidemill.times import Window
 from tidemill.types import ColumnType
 
@@ -37,6 +39,16 @@ class Compiled:
     table: Table[Any] | None = None
     read: Callable[[Any, int], list[Any]] | None = None
     listed: bool = False
+    #: `finalize` of many states at once, where that is worth a second form: words (n, words) to n values; see `Many`.
+    many: Callable[[Int64s], Many] | None = None
+
+
+class Many(NamedTuple):
+    """n values as NumPy, which of them are null (None: none), and which are OVERFLOW (None: none; null too)."""
+
+    values: npt.NDArray[Any]
+    null: Bools | None = None
+    overflow: Bools | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tidemill.aggregations.base import ORDERED, Aggregation, Compiled
+from tidemill.aggregations.base import ORDERED, Aggregation, Compiled, Many
 from tidemill.aggregations.ordered import shown
 from tidemill.kernel.entries import EntriesTable, Order
-from tidemill.kernel.fixed import Count, Max, Min, from_sortable
+from tidemill.kernel.fixed import Count, Max, Min, from_sortable, from_sortables
+from tidemill.kernel.table import Int64s
 from tidemill.types import ColumnType
 
 
@@ -33,7 +34,11 @@ class MinOf(Aggregation):
         def extreme(words: Sequence[int]) -> Any:
             return show(~words[1] if complement else words[1]) if words[0] else None
 
-        return Compiled(kind, (Count(self.column, kind, self.where), part(self.column, kind, self.where)), extreme)
+        def extremes(words: Int64s) -> Many:
+            found = ~words[:, 1] if complement else words[:, 1]
+            return Many(from_sortables(found) if kind.name == "float" else found, words[:, 0] == 0)
+
+        return Compiled(kind, (Count(self.column, kind, self.where), part(self.column, kind, self.where)), extreme, many=extremes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any, ClassVar
 
-from tidemill.aggregations.base import Aggregation, Compiled
+import numpy as np
+
+from tidemill.aggregations.base import Aggregation, Compiled, Many
 from tidemill.kernel import digits
 from tidemill.kernel.fixed import Count, Moment, Part, Squares, Sum
-from tidemill.kernel.table import OVERFLOW
+from tidemill.kernel.table import OVERFLOW, Int64s
 from tidemill.types import ColumnType
 
 _INT, _FLOAT = ColumnType("int"), ColumnType("float")
@@ -23,7 +25,7 @@ class CountOf(Aggregation):
     function = "count"
 
     def compile(self, schema: Mapping[str, ColumnType], event_id: str | None) -> Compiled:
-        return Compiled(_INT, (Count(where=self.where),), lambda words: words[0])
+        return Compiled(_INT, (Count(where=self.where),), lambda words: words[0], many=lambda words: Many(words[:, 0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,9 @@ class SumOf(Aggregation):
     def compile(self, schema: Mapping[str, ColumnType], event_id: str | None) -> Compiled:
         kind = self.column_type(schema)
         parts = (Count(self.column, kind, self.where), Sum(self.column, kind, self.where))
-        return Compiled(_FLOAT, parts, _float_sum) if kind.name == "float" else Compiled(_INT, parts, _int_sum)
+        if kind.name == "float":
+            return Compiled(_FLOAT, parts, _float_sum, many=_float_sums)
+        return Compiled(_INT, parts, _int_sum, many=_int_sums)
 
 
 def _float_sum(words: Sequence[int]) -> Any:
@@ -49,6 +53,20 @@ def _int_sum(words: Sequence[int]) -> Any:
     """n, two digits."""
     total = digits.to_int(words[1:])
     return total if words[0] < digits.MAX_TERMS and -(2**63) <= total < 2**63 else OVERFLOW
+
+
+def _float_sums(words: Int64s) -> Many:
+    from tidemill.kernel.ratios import ratios  # needs Numba
+
+    overflow = words[:, 0] >= digits.MAX_TERMS
+    return Many(ratios(words[:, 1:], np.ones(len(words), dtype=np.int64), digits.SUM_BITS), overflow, overflow)
+
+
+def _int_sums(words: Int64s) -> Many:
+    low, high = words[:, 1], words[:, 2] + (words[:, 1] >> digits.BASE_BITS)
+    total = (high << digits.BASE_BITS) | (low & ((1 << digits.BASE_BITS) - 1))
+    overflow = (words[:, 0] >= digits.MAX_TERMS) | (high < -(2**31)) | (high >= 2**31)
+    return Many(total, overflow, overflow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +85,14 @@ class MeanOf(Aggregation):
                 return OVERFLOW
             return digits.to_int(words[1:]) / (n << bits) if n else None
 
-        return Compiled(_FLOAT, (Count(self.column, kind, self.where), Sum(self.column, kind, self.where)), mean)
+        def means(words: Int64s) -> Many:
+            from tidemill.kernel.ratios import ratios  # needs Numba
+
+            overflow = words[:, 0] >= digits.MAX_TERMS
+            counts = np.where(overflow, 1, words[:, 0])
+            return Many(ratios(words[:, 1:], counts, bits), overflow | (counts == 0), overflow)
+
+        return Compiled(_FLOAT, (Count(self.column, kind, self.where), Sum(self.column, kind, self.where)), mean, many=means)
 
 
 @dataclass(frozen=True, kw_only=True)

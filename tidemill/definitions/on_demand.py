@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from tidemill.definitions.names import check_name, suggestion
 from tidemill.definitions.source import str_of_type
@@ -132,8 +133,16 @@ class OnDemand:
             raise RequestError(f"on-demand feature {self.name!r} failed: {type(error).__name__}: {error}") from error
         return [self._output(value, row) for row, value in enumerate(self._numbers(result, n))]
 
+    def evaluate_series(self, columns: Mapping[str, pl.Series]) -> pl.Series:
+        """`evaluate` of many rows: the values as a series of the type `output`. Raises `RequestError`."""
+        return pl.Series(self.evaluate(columns), dtype=self.output.polars)  # type: ignore[arg-type]  # a series is a sequence
+
     def _argument(self, column: str, values: Sequence[Any] | Array, kind: ColumnType) -> Array:
         """Each value by itself, so that what a row's value becomes does not depend on the other rows."""
+        if isinstance(values, pl.Series):
+            if kind.numeric and values.dtype == kind.polars:  # as below, without a Python object per row
+                return values.cast(pl.Float64).fill_null(math.nan).to_numpy().copy()
+            values = values.to_list()
         null, read = _ARRIVES[kind.name]
         found: list[Any] = []
         for value in values:

@@ -153,8 +153,12 @@ class Bundle:
         kept = self.ladder.keep(spans)
         if kept is not None:
             events = events.filter(pl.Series(kept))
-        masks = {text: events.select(self._filters[text].mask(events)).to_series() for text in self._masks}
+        masks = self.masks(events)
         return [t.fold(events, masks, by) for t in self.tables]
+
+    def masks(self, events: pl.DataFrame) -> dict[str, pl.Series]:
+        """Per filter text of its aggregations, which of the events pass."""
+        return {text: events.select(self._filters[text].mask(events)).to_series() for text in self._masks}
 
     def with_entities(self, frame: pl.DataFrame) -> pl.DataFrame:
         """A frame of tiles with the canonical key as ENTITY, sorted by it."""

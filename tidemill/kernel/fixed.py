@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -238,6 +238,15 @@ def sortable(x: npt.NDArray[np.float64]) -> Int64s:
     return bits ^ ((bits >> 63) & np.int64(2**63 - 1))
 
 
+def from_sortables(words: Int64s) -> npt.NDArray[np.float64]:
+    """The floats of sortable words.
+
+    >>> from_sortables(sortable(np.array([-2.5, 0.0, 1.0]))).tolist()
+    [-2.5, 0.0, 1.0]
+    """
+    return np.ascontiguousarray(words ^ ((words >> 63) & np.int64(2**63 - 1))).view(np.float64)
+
+
 def from_sortable(word: int) -> float:
     """The float of one sortable word.
 
@@ -269,23 +278,40 @@ class FixedTable(Table[Int64s]):
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
     def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:
-        valid: dict[tuple[str | None, str | None], pl.Series | None] = {}
         series: list[pl.Series] = []
         reduced: list[pl.Expr] = []
-        for part in self.parts:
-            key = part.column, part.where
-            if key not in valid:
-                valid[key] = counted_events(events, masks, *key)
-            values = events[part.column] if part.column is not None else None
-            for column, prepared, expr in zip(part.columns, part.prepare(values, valid[key]), part.reduce(), strict=True):
-                if prepared is not None:
-                    series.append(prepared)
+        for part, prepared in self._prepared(self.parts, events, masks):
+            for column, values, expr in zip(part.columns, prepared, part.reduce(), strict=True):
+                if values is not None:
+                    series.append(values)
                     reduced.append(expr)
                 elif isinstance(part, Count):  # every event counts
                     reduced.append(pl.len().cast(pl.Int64).alias(column))
                 else:
                     reduced.append(pl.lit(0, dtype=pl.Int64).alias(column))
         return grouped(events.select(by).hstack(series), by, reduced)
+
+    def of_events(self, parts: Sequence[Part], events: pl.DataFrame, masks: Mapping[str, pl.Series]) -> Int64s:
+        """The words of some parts for each event by itself, shape (n, words): what `fold` would make of one event."""
+        found = []
+        for part, prepared in self._prepared(parts, events, masks):
+            nothing = 1 if isinstance(part, Count) else 0
+            filled = [
+                pl.repeat(nothing, len(events), dtype=pl.Int64, eager=True).alias(c) if v is None else v
+                for c, v in zip(part.columns, prepared, strict=True)
+            ]
+            found.append(part.pack(pl.DataFrame(filled)))
+        return np.ascontiguousarray(np.column_stack(found))
+
+    def _prepared(
+        self, parts: Iterable[Part], events: pl.DataFrame, masks: Mapping[str, pl.Series]
+    ) -> Iterator[tuple[Part, list[pl.Series | None]]]:
+        valid: dict[tuple[str | None, str | None], pl.Series | None] = {}
+        for part in parts:
+            key = part.column, part.where
+            if key not in valid:
+                valid[key] = counted_events(events, masks, *key)
+            yield part, part.prepare(events[part.column] if part.column is not None else None, valid[key])
 
     def merge(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         return grouped(frame, by, [e for p in self.parts for e in p.reduce()])

@@ -21,12 +21,12 @@ from tidemill.types import ColumnType
 Ranks = npt.NDArray[np.uint8]
 
 PRECISION = 12
-_REGISTERS = 1 << PRECISION
-_REST_BITS = 64 - PRECISION
+REGISTERS = 1 << PRECISION
+REST_BITS = 64 - PRECISION
 
 _WORDS = 4  # of a record, for its registers
 _LANES = 8 * _WORDS
-_CHUNKS = _REGISTERS // _LANES
+_CHUNKS = REGISTERS // _LANES
 #: Dense states are made for so many entities at a time: 4 KiB each per window.
 _ENTITIES = 256
 
@@ -70,9 +70,9 @@ class RegisterTable(Table[Int64s]):
     def cells(self, values: pl.Series) -> tuple[Int64s, Int64s]:
         """The register of each non-null value, and the rank that it gets at least: shape (n,) each."""
         hashes = stable_hashes(values)
-        rest = hashes & np.uint64((1 << _REST_BITS) - 1)
+        rest = hashes & np.uint64((1 << REST_BITS) - 1)
         bits = np.frexp(rest.astype(np.float64))[1].astype(np.int64)  # the bit length: exact, the rest has 52 bits
-        return (hashes >> np.uint64(_REST_BITS)).astype(np.int64), _REST_BITS + 1 - bits
+        return (hashes >> np.uint64(REST_BITS)).astype(np.int64), REST_BITS + 1 - bits
 
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class RegisterTable(Table[Int64s]):
         order, starts = group_starts(place)
         if len(starts):
             ranks[place[order[starts]]] = np.maximum.reduceat(_ranks(body[mine])[order], starts, axis=0)
-        own = ranks.reshape(high - low, windows, _REGISTERS)
+        own = ranks.reshape(high - low, windows, REGISTERS)
         return np.maximum.accumulate(own[:, ::-1], axis=1)[:, ::-1]
 
 
@@ -144,7 +144,7 @@ class RegisterStates:
 
     def estimates(self, window: int) -> list[int]:
         """The number of distinct values per entity."""
-        return [estimate(np.bincount(row, minlength=_REST_BITS + 2).tolist()) for ranks in self._slices for row in ranks[:, window]]
+        return [estimate(np.bincount(row, minlength=REST_BITS + 2).tolist()) for ranks in self._slices for row in ranks[:, window]]
 
 
 def estimate(histogram: Sequence[int]) -> int:
@@ -156,10 +156,10 @@ def estimate(histogram: Sequence[int]) -> int:
     >>> estimate([0, 0]), estimate([0, 1])
     (0, 1)
     """
-    m = float(_REGISTERS)
+    m = float(REGISTERS)
     used = sum(histogram[1:])
-    z = m * _tau(1.0 - histogram[_REST_BITS + 1] / m if len(histogram) > _REST_BITS + 1 else 1.0)
-    for rank in range(_REST_BITS, 0, -1):
+    z = m * _tau(1.0 - histogram[REST_BITS + 1] / m if len(histogram) > REST_BITS + 1 else 1.0)
+    for rank in range(REST_BITS, 0, -1):
         z = 0.5 * (z + (histogram[rank] if rank < len(histogram) else 0))
     z += m * _sigma((m - used) / m)
     return round(0.7213475204444817 * m * m / z) if used else 0  # 1 / (2 ln 2)
