@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tidemill.definitions import Request as Request
     from tidemill.definitions import Source as Source
     from tidemill.definitions import on_demand as on_demand
+    from tidemill.models.scores import Scores as Scores
     from tidemill.types import Timestamp as Timestamp
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _HOMES = {
     "tidemill.client": ("FeatureStore",),
     "tidemill.datasets.result": ("HistoricalFeatures",),
     "tidemill.definitions": ("Entity", "FeatureService", "FeatureView", "Project", "Request", "Source", "on_demand"),
+    "tidemill.models.scores": ("Scores",),
     "tidemill.types": ("Timestamp",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

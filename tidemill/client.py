@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,12 @@ from tidemill.read_log import ReadLog
 from tidemill.stable import shard_of
 from tidemill.times import from_micros, to_micros
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # who only reads features does without
     from tidemill.datasets import HistoricalFeatures
+    from tidemill.models.manifest import Fallback
+    from tidemill.models.registry import Models
+    from tidemill.models.scorer import Scorer
+    from tidemill.models.scores import Scores
 
 Features = Requested | Sequence[Requested]
 
@@ -86,9 +91,12 @@ class FeatureStore:
         return self.env.apply()
 
     def close(self) -> None:
-        """Write what the read log still has, and give back connections."""
+        """Write what the read log still has, end the threads of scoring, and give back connections."""
         if self.read_log is not None:
             self.read_log.close()
+        if "scorer" in self.__dict__:
+            self.scorer.close()
+            del self.scorer
         self.env.online.close()
 
     # ---- online -----------------------------------------------------------------------------------------------------------------
@@ -161,7 +169,60 @@ class FeatureStore:
 
         return get_historical_features(self.env, entity_df, features, Terms.parse(knowledge, freshness))
 
-    # ---- how a request is answered ----------------------------------------------------------------------------------------------
+    # ---- models -----------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def models(self) -> Models:
+        """The registry of the project's models: `register`, `list`, `promote`, `rollback`."""
+        from tidemill.models.registry import Models
+
+        return Models(self.env, self._clock)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What scores, with the versions that it serves now in `scorer.served`."""
+        from tidemill.models.scorer import Scorer
+
+        return Scorer(self, self.models, self._clock)
+
+    def score(
+        self,
+        model: str,
+        entity_rows: Sequence[Mapping[str, Any]] | pl.DataFrame,
+        *,
+        at: dt.datetime | int | str | None = None,
+        fallback: Fallback = None,
+        max_missing: int | None = None,
+    ) -> Scores:
+        """The scores of some entities: features in one read of the online store, on-demand features, and the model.
+
+        `model`: a registered one, by name (its champion), `name@challenger` or `name@3`. `entity_rows` and `at` as in
+        `get_online_features`. A feature that is missing, stale or overflown goes to the model as it is (null is NaN, or what the
+        version's `fill` says), and the row's status is `degraded`. Where more than `max_missing` of a row's features are so, and where
+        the model gives nothing finite, the row gets no score; or the score `fallback`; or with "error" the request fails.
+        With a `fallback`, `max_missing` is 0 unless it is given. Both may also be given to a version when it is registered.
+
+        Raises what `get_online_features` raises, `NotFoundError`, `ModelRefusedError` for a version that cannot be loaded where no other
+        serves already, `ModelError` for one that fails, and `ScoringError`.
+        """
+        return self.scorer.score(model, entity_rows, at=at, fallback=fallback, max_missing=max_missing)
+
+    async def score_async(
+        self,
+        model: str,
+        entity_rows: Sequence[Mapping[str, Any]] | pl.DataFrame,
+        *,
+        at: dt.datetime | int | str | None = None,
+        fallback: Fallback = None,
+        max_missing: int | None = None,
+    ) -> Scores:
+        """`score` in one of a few threads. Raises `OverloadedError` too, where a thousand requests wait for one."""
+        return await self.scorer.score_async(model, entity_rows, at=at, fallback=fallback, max_missing=max_missing)
+
+    def _instant(self, at: dt.datetime | int | str | None) -> dt.datetime:
+        return from_micros(self._clock() if at is None else _instant(at))
+
+    # ---- inside -----------------------------------------------------------------------------------------------------------------
 
     def _plan(self, features: Features) -> _Plan:
         key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features

@@ -14,6 +14,10 @@ TidemillError
 ├── StoreError                 the online or the offline store cannot do it: full, no permission, unreachable
 │   ├── StoreVersionError      a store that another version of tidemill wrote
 │   └── StoreUnavailableError  not now: locked for longer than the time-out, unreachable
+├── ModelError                 a model cannot be registered, promoted or asked
+│   └── ModelRefusedError      what the registry holds is not what its manifest says, or not for these definitions or libraries
+├── ScoringError               a row that the model may not score, where the caller wanted an error instead of a score
+├── OverloadedError            more requests wait than may; trying again later helps
 └── LeaseError                 another process holds the lease (a batch job that is already running)
 """
 
@@ -78,3 +82,19 @@ class StoreUnavailableError(StoreError):
 
 class LeaseError(TidemillError):
     """Another process holds the lease."""
+
+
+class ModelError(TidemillError):
+    """A model that cannot be registered, promoted or asked."""
+
+
+class ModelRefusedError(ModelError):
+    """A version whose artifact, definitions or libraries are not those of its manifest: it is not loaded."""
+
+
+class ScoringError(TidemillError):
+    """A row whose features are missing or stale beyond the limit, or whose score is not finite, with fallback="error"."""
+
+
+class OverloadedError(TidemillError):
+    """More requests wait than may wait; trying again later helps."""

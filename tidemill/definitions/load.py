@@ -62,7 +62,7 @@ def _run(file: Path, code: CodeType) -> ModuleType:
     linecache.checkcache(str(file))  # the hash of an on-demand feature is that of its text as it is now
     sys.modules[name] = module  # dataclasses and pickle look modules up by name
     try:
-        with _siblings_of(file.parent):
+        with siblings_of(file.parent):
             exec(code, vars(module))  # noqa: S102 - the user's own code is what this is for
     except SyntaxError as error:  # of a module that the file imports
         del sys.modules[name]
@@ -77,7 +77,7 @@ def _run(file: Path, code: CodeType) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _siblings_of(directory: Path) -> Iterator[None]:
+def siblings_of(directory: Path) -> Iterator[None]:
     """Lets modules beside the file be imported, and takes them and the search path back afterwards."""
     search_path, loaded, no_bytecode = list(sys.path), set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(directory))

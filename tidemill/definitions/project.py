@@ -30,9 +30,10 @@ _KEYS: dict[str, dict[str, type]] = {
     "stream": {"brokers": str, "workers": int, "linger": str, "metrics": int, "metrics_host": str},
     "kafka": {"client": str},
     "batch": {"every": str, "metrics": int, "metrics_host": str},
+    "models": {"trusted": list},
     "log": {"reads": float, "directory": str},
 }
-_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number"}
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list of texts"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SQLITE = "sqlite:///"
 #: What a schema registry lets in by. (Those of Kafka itself come from variables of their own; see `tidemill.logs.kafka.settings`.)
@@ -48,8 +49,8 @@ class Project:
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
     gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `stream.metrics`, `batch.every`, `log.reads`, `kafka.client`, the Kafka client's own settings, named as librdkafka
-    names them, and those of a schema registry).
+    (`stream.workers`, `stream.metrics`, `batch.every`, `log.reads`, `models.trusted`, `kafka.client`, the Kafka client's own settings,
+    named as librdkafka names them, and those of a schema registry).
     """
 
     directory: Path
@@ -147,6 +148,8 @@ class _Values:
         wanted: tuple[type, ...] = (int, float) if known[key] is float else (known[key],)
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise DefinitionError(f"{self.file}: {section}.{key} must be {_TYPE_NAMES[known[key]]}; got {type(value).__name__}")
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise DefinitionError(f"{self.file}: {section}.{key} must be a list of texts; got {value!r}")
         if isinstance(value, str):
             if not value:
                 raise DefinitionError(f"{self.file}: {section}.{key} is empty; give it a value, or leave it out")

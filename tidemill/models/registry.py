@@ -1,0 +1,390 @@
+"""The registry of models: versions as files in the project's offline store.
+
+    models/<name>/<version>/golden.json     claims the number, with one create
+    models/<name>/<version>/<artifact>      what the adapter made
+    models/<name>/<version>/manifest.json   comes last: without it there is no such version
+    models/<name>/journal/<n>.json          aliases, and who moved them; see `journal`
+
+Nothing is ever changed. Whatever may race is a create-if-absent, so a directory and a bucket do alike.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tidemill.definitions import FeatureSet, resolve_features
+from tidemill.definitions.names import check_name, suggestion
+from tidemill.environment import Environment
+from tidemill.errors import ModelError, ModelRefusedError, NotFoundError, TidemillError
+from tidemill.models import frameworks
+from tidemill.models.golden import FILE as GOLDEN
+from tidemill.models.golden import Golden, golden_rows
+from tidemill.models.journal import CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, before_promotion
+from tidemill.models.loaded import LoadedModel, load_model, score_finite, unchecked
+from tidemill.models.manifest import Class, Fallback, Kind, Manifest, ModelFeature, Stored, check_fallback, check_max_missing
+from tidemill.models.meaning import check_numeric, definition_digest, features_of
+from tidemill.models.predictor import Context, Dumped, Matrix
+from tidemill.times import from_micros
+
+MANIFEST = "manifest.json"
+#: Of the golden rows given, at most so many are kept.
+GOLDEN_ROWS = 100
+
+#: (Inside the class, `list` is a method.)
+Manifests: TypeAlias = list[Manifest]
+Names: TypeAlias = list[str]
+Numbers: TypeAlias = list[int]
+
+
+class Models:
+    """The models of one project. Many processes may read and write at once. `clock`: wall-clock UTC microseconds."""
+
+    def __init__(self, env: Environment, clock: Callable[[], int]) -> None:
+        self._env = env
+        self._clock = clock
+        self._context = Context(env.project.directory, tuple(env.project.settings.get("models", {}).get("trusted", ())))
+
+    # ---- reading ----------------------------------------------------------------------------------------------------------------
+
+    def names(self) -> Names:
+        """All models, sorted."""
+        return [key.rpartition("/")[2] for key in self._env.offline.folders("models")]
+
+    def versions(self, name: str) -> Names:
+        """A model's versions, oldest first. Raises `NotFoundError` for a model that nobody registered."""
+        numbers = [n for n in self._numbers(name) if self._env.offline.exists(f"models/{name}/{n}/{MANIFEST}")]
+        if not numbers:
+            raise NotFoundError(
+                f"there is no model {name!r}; {suggestion(name, self.names())}; register one with `tidemill model register`, or train it"
+            )
+        return [str(n) for n in numbers]
+
+    def manifest(self, name: str, version: str) -> Manifest:
+        """What a version is. Raises `NotFoundError`, `ModelRefusedError`."""
+        key = f"models/{name}/{version}/{MANIFEST}"
+        data = self._env.offline.read(key) if version.isascii() and version.isdigit() else None
+        if data is None:
+            raise NotFoundError(f"model {name!r} has no version {version!r}; it has {', '.join(self.versions(name))}")
+        found = Manifest.decode(data, self._env.offline.path(key))
+        if (found.model, found.version) != (name, version):
+            raise ModelRefusedError(
+                f"{self._env.offline.path(key)} is the manifest of {found.model} {found.version}: restore it from a copy"
+            )
+        return found
+
+    def list(self, name: str | None = None) -> Manifests:
+        """All versions of a model, or of all models."""
+        return [self.manifest(n, v) for n in ([name] if name is not None else self.names()) for v in self.versions(n)]
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Which versions are champion, challenger and previous now."""
+        return dict(self.journal(name).newest().aliases)
+
+    def journal(self, name: str) -> Journal:
+        """Who moved what, when and why."""
+        return Journal(self._env.offline, check_name(name, "a model's name"))
+
+    def file(self, name: str, version: str, file: str) -> bytes | None:
+        """A file of a version, such as report.json; None where it has none of this name."""
+        return self._env.offline.read(f"models/{name}/{version}/{file}")
+
+    def resolve(self, reference: str) -> tuple[str, str]:
+        """The model and version of `name` (its champion), `name@alias` or `name@version`. Raises `NotFoundError`."""
+        name, at, which = reference.partition("@")
+        which = which if at else CHAMPION
+        if which.isascii() and which.isdigit():
+            return name, self.manifest(name, which).version
+        version = self.aliases(name).get(which)
+        if version is None:
+            versions = self.versions(name)
+            hint = f"promote one with `tidemill model promote {name} {versions[-1]}`" if which == CHAMPION else "name a version"
+            raise NotFoundError(f"model {name!r} has no {which}: {hint}; it has the versions {', '.join(versions)}")
+        return name, version
+
+    def load(self, reference: str) -> LoadedModel:
+        """A version, checked and ready to be asked.
+
+        Raises `NotFoundError`, and `ModelRefusedError` for an artifact with another hash, a service that means something else than when
+        the model was made, libraries of another version, and golden rows that are not scored as they were.
+        """
+        manifest, artifact = self.checked(*self.resolve(reference))
+        golden_key = f"models/{manifest.model}/{manifest.version}/{manifest.golden.file}"
+        where = self._env.offline.path(golden_key)
+        golden = Golden.decode(manifest.golden.check(self._env.offline.read(golden_key), where), where)
+        return load_model(manifest, artifact, golden, self._request(manifest), self._context)
+
+    def checked(self, name: str, version: str) -> tuple[Manifest, bytes]:
+        """A version's manifest and artifact, of the right hash, and for what the service means now. Raises `ModelRefusedError`."""
+        manifest = self.manifest(name, version)
+        key = f"models/{name}/{version}/{manifest.artifact.file}"
+        artifact = manifest.artifact.check(self._env.offline.read(key), self._env.offline.path(key))
+        self._check_definition(manifest)
+        return manifest, artifact
+
+    # ---- writing ----------------------------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        name: str,
+        model: Any,
+        *,
+        service: str,
+        features: Sequence[str] | None = None,
+        kind: Kind | None = None,
+        classes: Sequence[Class] | None = None,
+        positive: Class | None = None,
+        threshold: float | None = None,
+        fill: Mapping[str, float] | None = None,
+        fallback: Fallback = None,
+        max_missing: int | None = None,
+        golden: Matrix | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        description: str = "",
+        files: Mapping[str, bytes] | None = None,
+        by: str | None = None,
+        why: str | None = None,
+    ) -> Manifest:
+        """Keep a fitted model as the next version of `name`. It serves nobody before it is promoted.
+
+        `model`: a fitted model of scikit-learn, LightGBM or River, an ONNX model, a file of one (.skops, .onnx, .txt), or an import path
+        `module:attribute`. `features`: the columns of its matrix in order, where it does not know them and they are not simply the
+        service's. `classes`, in the model's order, and `positive`, the one whose probability is the score (default: the second).
+        `threshold`: from which score on a row is in that class (0.5). `fill`: what replaces a null, per feature; other nulls are NaN.
+        `fallback`, `max_missing`: see `FeatureStore.score`. `golden`: rows to try it with, besides nulls, zeros and ones.
+
+        Raises `ModelError` for a model that does not fit the service, is no binary classifier or regression, or does not score
+        its golden rows with finite numbers; `NotFoundError` for the service.
+        """
+        check_name(name, "a model's name")
+        wanted = self._wanted(service)
+        framework = frameworks.framework_of(model)
+        dumped = self._dumped(framework, model, kind, None if classes is None else tuple(classes))
+        used = _used(features_of(wanted), features or dumped.names, dumped.width, service)
+        named = {f.name for f in used}
+        unknown = sorted(set(fill or {}) - named)
+        if unknown:
+            raise ModelError(f"fill names {unknown[0]!r}, which the model does not read; {suggestion(unknown[0], named)}")
+        pair, chosen, limit = _classes(dumped, positive, threshold)
+        try:
+            fallback, max_missing = check_fallback(fallback), check_max_missing(max_missing)
+        except ValueError as error:
+            raise ModelError(str(error)) from None
+        manifest = Manifest(
+            model=name,
+            version="0",
+            framework=framework,
+            kind=dumped.kind,
+            service=service,
+            definition=definition_digest(used),
+            features=used,
+            artifact=Stored.of(dumped.file, dumped.data),
+            golden=Stored(GOLDEN, "", 0),
+            created_at=self._now(),
+            classes=pair,
+            positive=chosen,
+            threshold=limit,
+            fill={k: float(v) for k, v in (fill or {}).items()},
+            fallback=fallback,
+            max_missing=max_missing,
+            libraries=frameworks.installed(dumped.libraries),
+            pinned=dumped.pinned,
+            options=dumped.options,
+            metrics=dict(metrics or {}),
+            data=dict(data or {}),
+            description=description,
+        )
+        loaded = unchecked(manifest, dumped.data, "", self._context)
+        given = None if golden is None else np.asarray(golden, dtype=np.float64)[:GOLDEN_ROWS]
+        rows = golden_rows(len(used), given)
+        tried = Golden(manifest.columns, tuple(tuple(None if np.isnan(v) else v for v in r) for r in rows.tolist()), ())
+        encoded = replace(tried, scores=tuple(score_finite(loaded, rows).tolist())).encode()
+        manifest = self._stored(replace(manifest, golden=Stored.of(GOLDEN, encoded)), encoded, dumped.data, files or {})
+        self._append(name, "register", manifest.version, None, by, why, lambda aliases: aliases)
+        return manifest
+
+    def promote(self, name: str, version: str, *, alias: str = CHAMPION, by: str | None = None, why: str | None = None) -> Entry:
+        """Make a version champion (the one before becomes `previous`), or challenger.
+
+        It is loaded and tried first. Raises `ModelRefusedError` where it would be refused by scorers too, `ModelError` where someone
+        else moved an alias meanwhile.
+        """
+        if alias not in (CHAMPION, CHALLENGER):
+            raise ModelError(f"a version is promoted to {CHAMPION} or {CHALLENGER}; got {alias!r}; {PREVIOUS} is what was champion before")
+        self.load(f"{name}@{version}")
+
+        def moved(aliases: dict[str, str]) -> dict[str, str]:
+            if alias == CHAMPION and aliases.get(CHAMPION) != version:
+                if aliases.get(CHAMPION):
+                    aliases[PREVIOUS] = aliases[CHAMPION]
+                if aliases.get(CHALLENGER) == version:
+                    del aliases[CHALLENGER]
+            return {**aliases, alias: version}
+
+        return self._append(name, "promote", version, alias, by, why, moved)
+
+    def rollback(self, name: str, *, by: str | None = None, why: str | None = None) -> Entry:
+        """Make `previous` champion again; `previous` is then what was so before it, so that a second one goes back another step.
+
+        The version is not tried first, but for its files and definitions: it has served before, and it is to go fast.
+        """
+        self.versions(name)  # an unknown model
+        history = self.journal(name).history()
+        target = history[-1].aliases.get(PREVIOUS) if history else None
+        if target is None:
+            raise ModelError(
+                f"model {name!r} has no previous version to go back to: promote one with `tidemill model promote {name} VERSION`"
+            )
+        self.checked(name, target)
+        further = before_promotion(history, target).get(CHAMPION)
+
+        def moved(aliases: dict[str, str]) -> dict[str, str]:
+            if aliases.get(PREVIOUS) != target:
+                raise ModelError(_MOVED.format(name=name))
+            aliases[CHAMPION] = target
+            aliases.pop(PREVIOUS)
+            if further is not None:
+                aliases[PREVIOUS] = further
+            return aliases
+
+        return self._append(name, "rollback", target, CHAMPION, by, why, moved)
+
+    # ---- inside -----------------------------------------------------------------------------------------------------------------
+
+    def _dumped(self, framework: str, model: Any, kind: Kind | None, classes: tuple[Class, ...] | None) -> Dumped:
+        adapter = frameworks.adapter(framework)
+        if framework != "python" and isinstance(model, (str, Path)):
+            try:
+                model = Path(model).read_bytes()
+            except OSError as error:
+                raise ModelError(f"{model} cannot be read: {error.strerror or error}") from None
+        try:
+            return adapter.dump(model, kind, classes, self._context)
+        except ModuleNotFoundError as error:
+            raise frameworks.missing_library(framework, error) from error
+
+    def _stored(self, manifest: Manifest, golden: bytes, artifact: bytes, files: Mapping[str, bytes]) -> Manifest:
+        """The version, written: its number is the first that nobody has claimed."""
+        offline = self._env.offline
+        number = max(self._numbers(manifest.model), default=0) + 1
+        while not offline.create(f"models/{manifest.model}/{number}/{manifest.golden.file}", golden):
+            number += 1
+        manifest = replace(manifest, version=str(number))
+        folder = f"models/{manifest.model}/{number}"
+        for file, data in {**files, manifest.artifact.file: artifact, MANIFEST: manifest.encode()}.items():
+            if not offline.create(f"{folder}/{file}", data):
+                raise ModelError(f"{offline.path(folder)} is being written by someone else: register it again")
+        return manifest
+
+    def _append(
+        self,
+        name: str,
+        action: Any,
+        version: str,
+        alias: str | None,
+        by: str | None,
+        why: str | None,
+        moved: Callable[[dict[str, str]], dict[str, str]],
+    ) -> Entry:
+        """The next entry of the journal. One that others wrote meanwhile matters only where it moved an alias."""
+        journal = self.journal(name)
+        before = journal.newest()
+        first = before.aliases
+        while True:
+            entry = Entry(before.n + 1, self._now(), action, version, alias, by, why, moved(dict(before.aliases)))
+            if journal.append(entry):
+                return entry
+            for other in journal.after(before.n):
+                if action != "register" and other.aliases != first:
+                    raise ModelError(_MOVED.format(name=name))
+                before = other
+
+    def _numbers(self, name: str) -> Numbers:
+        check_name(name, "a model's name")
+        folders = (key.rpartition("/")[2] for key in self._env.offline.folders(f"models/{name}"))
+        return sorted(int(f) for f in folders if f.isascii() and f.isdigit())
+
+    def _wanted(self, service: str) -> FeatureSet:
+        self._env.definitions.service(service)
+        return resolve_features(service, self._env.definitions)
+
+    def _request(self, manifest: Manifest) -> str | tuple[str, ...]:
+        """The service by its name, where the model reads all of it: the shortest to look up. Else the features, one by one."""
+        wanted = self._wanted(manifest.service)
+        if set(wanted.columns) == set(manifest.columns):
+            return manifest.service
+        by_column = {o.column: str(getattr(o, "name", o)) for o in wanted.outputs}
+        return tuple(by_column[c] for c in manifest.columns)
+
+    def _check_definition(self, manifest: Manifest) -> None:
+        """Raise `ModelRefusedError` unless the model's features mean what they meant when it was made."""
+        what = f"{manifest.model} {manifest.version}"
+        again = f"undo that, or train the model again; its other versions: `tidemill model list {manifest.model}`"
+        try:
+            now = features_of(self._wanted(manifest.service))
+        except TidemillError as error:
+            raise ModelRefusedError(
+                f"{what} reads service {manifest.service!r}, which the definitions here do not have ({error})"
+            ) from error
+        for feature in manifest.features:
+            found = now.get(feature.name)
+            if found is None:
+                raise ModelRefusedError(f"{what} reads {feature.name}, which service {manifest.service!r} does not have any more: {again}")
+            if found != feature:
+                raise ModelRefusedError(f"{what} was made when {feature.name} was defined differently from what it is here: {again}")
+        if definition_digest(manifest.features) != manifest.definition:
+            raise ModelRefusedError(f"the manifest of {what} contradicts itself about its features: restore it from a copy")
+
+    def _now(self) -> str:
+        return from_micros(self._clock()).astimezone(dt.UTC).isoformat()
+
+
+_MOVED = (
+    "someone else moved an alias of model {name!r} meanwhile: look at `tidemill model show {name}`, and run this again if it still is meant"
+)
+
+
+def _used(known: Mapping[str, ModelFeature], names: Sequence[str] | None, width: int | None, service: str) -> tuple[ModelFeature, ...]:
+    """The features of the matrix, in its order."""
+    order = [n.replace(":", "__", 1) for n in names] if names is not None else list(known)
+    for column in order:
+        if column not in known:
+            raise ModelError(
+                f"the model reads {column!r}, which service {service!r} does not have; {suggestion(column, known)}; where its own names "
+                "are others, say features=[...] in the order of its matrix"
+            )
+    if len(set(order)) != len(order):
+        raise ModelError("the model's features name a column twice")
+    if width is not None and width != len(order):
+        raise ModelError(
+            f"the model was fitted on {width} columns, and these are {len(order)} features: say which, features=[...], in its order"
+        )
+    used = tuple(known[c] for c in order)
+    check_numeric(used)
+    return used
+
+
+def _classes(
+    dumped: Dumped, positive: Class | None, threshold: float | None
+) -> tuple[tuple[Class, ...] | None, Class | None, float | None]:
+    """Of a classifier: its two classes, the positive one, and the threshold."""
+    if dumped.kind == "regressor":
+        if positive is not None or threshold is not None:
+            raise ModelError("a regression has no classes: leave positive and threshold out")
+        return None, None, None
+    pair = dumped.classes or (False, True)
+    if len(pair) != 2:
+        raise ModelError(f"a classifier here tells two classes apart; this one has {len(pair)}: {', '.join(map(repr, pair[:10]))}")
+    chosen = pair[1] if positive is None else positive
+    if chosen not in pair:
+        raise ModelError(f"positive is {positive!r}, which is none of the model's classes, {pair[0]!r} and {pair[1]!r}")
+    limit = 0.5 if threshold is None else float(threshold)
+    if not 0.0 <= limit <= 1.0:
+        raise ModelError(f"threshold is a probability, from 0 to 1; got {threshold!r}")
+    return pair, chosen, limit
