@@ -8,6 +8,7 @@ import importlib
 import linecache
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from tidemill.definitions.source import Source
 from tidemill.definitions.view import FeatureView
 from tidemill.errors import DefinitionError, NotFoundError, TidemillError
 
+#: The search path and the table of modules are the whole process's.
+_one_at_a_time = threading.RLock()
 _KINDS = (Source, Entity, FeatureView, FeatureService, OnDemand)
 
 
@@ -78,7 +81,12 @@ def _run(file: Path, code: CodeType) -> ModuleType:
 
 @contextlib.contextmanager
 def siblings_of(directory: Path) -> Iterator[None]:
-    """Lets modules beside the file be imported, and takes them and the search path back afterwards."""
+    """Lets modules beside the file be imported, and takes them and the search path back afterwards. One thread at a time does so."""
+    with _one_at_a_time:
+        yield from _siblings_of(directory)
+
+
+def _siblings_of(directory: Path) -> Iterator[None]:
     search_path, loaded, no_bytecode = list(sys.path), set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(directory))
     sys.dont_write_bytecode = True  # cached byte code is matched by whole seconds: a quick edit would not be seen

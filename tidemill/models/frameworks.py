@@ -66,11 +66,10 @@ def check_libraries(manifest: Manifest) -> None:
             here = metadata.version(name)
         except metadata.PackageNotFoundError:
             raise ModelRefusedError(
-                f"{manifest.model} {manifest.version} was made with {name} {made}, which is not installed here: "
-                f"pip install '{name}=={made}'"
+                f"{manifest.title} was made with {name} {made}, which is not installed here: pip install '{name}=={made}'"
             ) from None
         if made.split(".")[:2] != here.split(".")[:2]:
             raise ModelRefusedError(
-                f"{manifest.model} {manifest.version} was made with {name} {made}, and {here} is installed, which may answer otherwise: "
+                f"{manifest.title} was made with {name} {made}, and {here} is installed, which may answer otherwise: "
                 f"pip install '{name}=={'.'.join(made.split('.')[:2])}.*', or train it again with {here}"
             )

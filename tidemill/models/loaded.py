@@ -29,7 +29,7 @@ class LoadedModel:
         """
         if self.fill is not None:
             matrix = np.where(np.isnan(matrix), self.fill, matrix)
-        what = f"{self.manifest.model} {self.manifest.version}"
+        what = self.manifest.title
         try:
             scores = np.asarray(self.predictor.predict(matrix), dtype=np.float64)
         except Exception as error:
@@ -42,7 +42,7 @@ class LoadedModel:
 def load_model(manifest: Manifest, artifact: bytes, golden: Golden, request: str | tuple[str, ...], context: Context) -> LoadedModel:
     """The model of an artifact whose hash was checked, after it has scored its golden rows. Raises `ModelRefusedError`."""
     loaded = unchecked(manifest, artifact, request, context)
-    what = f"{manifest.model} {manifest.version}"
+    what = manifest.title
     if golden.features != manifest.columns:
         raise ModelRefusedError(f"{what}: its golden rows are of other features than its manifest: restore both from a copy")
     rows = golden.matrix()
@@ -63,14 +63,14 @@ def unchecked(manifest: Manifest, artifact: bytes, request: str | tuple[str, ...
     except ModuleNotFoundError as error:
         raise frameworks.missing_library(manifest.framework, error) from error
     except Exception as error:
-        raise ModelRefusedError(f"{manifest.model} {manifest.version} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ModelRefusedError(f"{manifest.title} cannot be loaded: {type(error).__name__}: {error}") from error
     fill = np.array([manifest.fill.get(c, np.nan) for c in manifest.columns]) if manifest.fill else None
     return LoadedModel(manifest, predictor, request, fill)
 
 
 def score_finite(loaded: LoadedModel, rows: Matrix) -> Matrix:
     """The scores of golden rows. Raises `ModelRefusedError` where one is not finite, or no probability though it should be one."""
-    what = f"{loaded.manifest.model} {loaded.manifest.version}"
+    what = loaded.manifest.title
     try:
         scores = loaded.predict(rows)
     except ModelError as error:

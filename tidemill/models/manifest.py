@@ -97,6 +97,11 @@ class Manifest:
         return tuple(f.name for f in self.features)
 
     @property
+    def title(self) -> str:
+        """The model and its version, for people."""
+        return f"{self.model} {self.version}".strip()
+
+    @property
     def negative(self) -> Class | None:
         """The class that is not `positive`."""
         return next((c for c in self.classes or () if c != self.positive), None)

@@ -155,8 +155,8 @@ class Models:
 
         `model`: a fitted model of scikit-learn, LightGBM or River, an ONNX model, a file of one (.skops, .onnx, .txt), or an import path
         `module:attribute`. `features`: the columns of its matrix in order, where it does not know them and they are not simply the
-        service's. `classes`, in the model's order, and `positive`, the one whose probability is the score (default: the second).
-        `threshold`: from which score on a row is in that class (0.5). `fill`: what replaces a null, per feature; other nulls are NaN.
+        service's. `classes`, in the model's order, and `positive`, the one whose probability is the score (default: the second; its
+        text will do). `threshold`: from which score on a row is in that class (0.5). `fill`: what replaces a null, per feature; other nulls are NaN.
         `fallback`, `max_missing`: see `FeatureStore.score`. `golden`: rows to try it with, besides nulls, zeros and ones.
 
         Raises `ModelError` for a model that does not fit the service, is no binary classifier or regression, or does not score
@@ -171,6 +171,9 @@ class Models:
         unknown = sorted(set(fill or {}) - named)
         if unknown:
             raise ModelError(f"fill names {unknown[0]!r}, which the model does not read; {suggestion(unknown[0], named)}")
+        for feature, value in (fill or {}).items():
+            if not np.isfinite(value):
+                raise ModelError(f"fill of {feature!r} is {value}: nulls are replaced by finite numbers")
         pair, chosen, limit = _classes(dumped, positive, threshold)
         try:
             fallback, max_missing = check_fallback(fallback), check_max_missing(max_missing)
@@ -178,7 +181,7 @@ class Models:
             raise ModelError(str(error)) from None
         manifest = Manifest(
             model=name,
-            version="0",
+            version="",
             framework=framework,
             kind=dumped.kind,
             service=service,
@@ -202,6 +205,8 @@ class Models:
         )
         loaded = unchecked(manifest, dumped.data, "", self._context)
         given = None if golden is None else np.asarray(golden, dtype=np.float64)[:GOLDEN_ROWS]
+        if given is not None and given.shape[1:] != (len(used),):
+            raise ModelError(f"golden rows have the shape {given.shape}, and {len(used)} features were expected: (rows, {len(used)})")
         rows = golden_rows(len(used), given)
         tried = Golden(manifest.columns, tuple(tuple(None if np.isnan(v) else v for v in r) for r in rows.tolist()), ())
         encoded = replace(tried, scores=tuple(score_finite(loaded, rows).tolist())).encode()
@@ -324,7 +329,7 @@ class Models:
 
     def _check_definition(self, manifest: Manifest) -> None:
         """Raise `ModelRefusedError` unless the model's features mean what they meant when it was made."""
-        what = f"{manifest.model} {manifest.version}"
+        what = manifest.title
         again = f"undo that, or train the model again; its other versions: `tidemill model list {manifest.model}`"
         try:
             now = features_of(self._wanted(manifest.service))
@@ -381,8 +386,9 @@ def _classes(
     pair = dumped.classes or (False, True)
     if len(pair) != 2:
         raise ModelError(f"a classifier here tells two classes apart; this one has {len(pair)}: {', '.join(map(repr, pair[:10]))}")
-    chosen = pair[1] if positive is None else positive
-    if chosen not in pair:
+    said = [c for c in pair if c == positive] or [c for c in pair if str(c).lower() == str(positive).lower()]
+    chosen = pair[1] if positive is None else said[0] if said else None
+    if chosen is None:
         raise ModelError(f"positive is {positive!r}, which is none of the model's classes, {pair[0]!r} and {pair[1]!r}")
     limit = 0.5 if threshold is None else float(threshold)
     if not 0.0 <= limit <= 1.0:

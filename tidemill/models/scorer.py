@@ -109,7 +109,7 @@ class Scorer:
         for i, reason in enumerate(reasons):
             if reason is not None:
                 if instead == "error":
-                    raise ScoringError(f'row {i} has no score of {manifest.model} {manifest.version}: {reason} (fallback is "error")')
+                    raise ScoringError(f'row {i} has no score of {manifest.title}: {reason} (fallback is "error")')
                 scores[i], status[i] = instead, FALLBACK
         return Scores(
             prediction_ids(n, self._clock()),

@@ -50,7 +50,7 @@ def load(data: bytes, manifest: Manifest, context: Context) -> CallablePredictor
     found = imported(path, context.directory)
     if source_hash(found) != document["source"]:
         raise ModelRefusedError(
-            f"the code of {path} is not what it was when {manifest.model} {manifest.version} was registered: undo the change, or register "
+            f"the code of {path} is not what it was when {manifest.title} was registered: undo the change, or register "
             f"it anew with `tidemill model register {manifest.model} {path} --service {manifest.service}`"
         )
     return CallablePredictor(_function(found, path))

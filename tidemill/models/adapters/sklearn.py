@@ -92,7 +92,7 @@ def dump(model: Any, kind: Kind | None, classes: tuple[Class, ...] | None, conte
 
 def load(data: bytes, manifest: Manifest, context: Context) -> Predictor:
     """The estimator; of a linear one the same sums without scikit-learn's checks, which take longer than the sums."""
-    estimator = _loaded(data, context, f"{manifest.model} {manifest.version}")
+    estimator = _loaded(data, context, manifest.title)
     positive = manifest.positive_index if manifest.kind == "classifier" else None
     general = SklearnPredictor(estimator, positive, manifest.columns if manifest.options.get("frame") else None)
     return linear_form(estimator, positive, general, len(manifest.features)) or general
