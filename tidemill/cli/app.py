@@ -15,7 +15,10 @@ from typer.core import TyperCommand, TyperGroup
 from tidemill.errors import TidemillError
 
 #: The modules of `tidemill.cli` that hold commands, in the order in which `--help` lists them.
-COMMANDS = (*("init", "demo", "plan", "apply", "reshard", "stream", "batch", "dataset", "get", "status", "audit", "model", "dead_letters"),)
+COMMANDS = (
+    *("init", "demo", "plan", "apply", "reshard", "stream", "batch", "dataset", "learn"),
+    *("get", "status", "audit", "dead_letters", "model"),
+)
 
 #: Set to anything, it makes every error print its traceback too.
 DEBUG = "TIDEMILL_DEBUG"

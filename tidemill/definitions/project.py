@@ -31,7 +31,12 @@ _KEYS: dict[str, dict[str, type]] = {
     "kafka": {"client": str},
     "batch": {"every": str, "metrics": int, "metrics_host": str},
     "models": {"trusted": list},
-    "log": {"reads": float, "directory": str},
+    "log": {"reads": float, "predictions": float, "directory": str},
+    "learner": {
+        **dict.fromkeys(("model", "labels", "label", "horizon", "lateness", "missing", "alias", "publish_every"), str),
+        "join": list,
+        "publish_examples": int,
+    },
 }
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list of texts"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -87,9 +92,10 @@ class Project:
         if linger > MAX_LINGER:
             raise DefinitionError(f"{file}: stream.linger is at most {format_duration(MAX_LINGER)}; got {format_duration(linger)}")
         values.duration("batch", "every")
-        reads = values.get("log", "reads", 0)
-        if not 0 <= reads <= 1:
-            raise DefinitionError(f"{file}: log.reads is the share of reads to note, from 0 to 1; got {reads}")
+        for what in ("reads", "predictions"):
+            share = values.get("log", what, 0)
+            if not 0 <= share <= 1:
+                raise DefinitionError(f"{file}: log.{what} is the share of {what} to note, from 0 to 1; got {share}")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
         fixed = {

@@ -214,17 +214,21 @@ class Models:
         self._append(name, "register", manifest.version, None, by, why, lambda aliases: aliases)
         return manifest
 
-    def promote(self, name: str, version: str, *, alias: str = CHAMPION, by: str | None = None, why: str | None = None) -> Entry:
+    def promote(
+        self, name: str, version: str, *, alias: str = CHAMPION, by: str | None = None, why: str | None = None, over: str | None = None
+    ) -> Entry:
         """Make a version champion (the one before becomes `previous`), or challenger.
 
-        It is loaded and tried first. Raises `ModelRefusedError` where it would be refused by scorers too, `ModelError` where someone
-        else moved an alias meanwhile.
+        `over`: only if the alias stands at this version at that moment. It is loaded and tried first. Raises `ModelRefusedError` where it
+        would be refused by scorers too, `ModelError` where someone else moved an alias meanwhile.
         """
         if alias not in (CHAMPION, CHALLENGER):
             raise ModelError(f"a version is promoted to {CHAMPION} or {CHALLENGER}; got {alias!r}; {PREVIOUS} is what was champion before")
         self.load(f"{name}@{version}")
 
         def moved(aliases: dict[str, str]) -> dict[str, str]:
+            if over is not None and aliases.get(alias, over) != over:
+                raise ModelError(_MOVED.format(name=name))
             if alias == CHAMPION and aliases.get(CHAMPION) != version:
                 if aliases.get(CHAMPION):
                     aliases[PREVIOUS] = aliases[CHAMPION]
