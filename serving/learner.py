@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ def run(
 @contextmanager
 def _alone(env: Environment, settings: LearnerSettings) -> Iterator[Callable[[], None]]:
     """Hold the lease; what is yielded says that it still does, or raises `LeaseError`, and renews it now and then."""
+    few_collections()
     with Lease(env.offline, f"learner-{settings.model}", seconds=LEASE_SECONDS) as lease:
         due = time.monotonic() + LEASE_SECONDS / 10
 
@@ -85,6 +87,11 @@ def _alone(env: Environment, settings: LearnerSettings) -> Iterator[Callable[[],
                 lease.renew()
 
         yield guard
+
+
+def few_collections() -> None:
+    """Let Python look for cycles less often: many objects wait here, none is part of one, and it would walk them again and again."""
+    gc.set_threshold(100_000, 20, 100)
 
 
 def _sleep(seconds: float, stop: Callable[[], bool], sleep: Callable[[float], None]) -> None:

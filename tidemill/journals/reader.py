@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tidemill.errors import StoreError, StoreVersionError
 from tidemill.journals.writer import FORMAT
 from tidemill.offline.store import OfflineStore
@@ -73,12 +75,17 @@ def entries(
 
 def read_file(store: OfflineStore, file: JournalFile) -> Iterator[dict[str, Any]]:
     """One file's entries. Raises `StoreError` at the first line that is none."""
-    head, lines = _split(store, file)
-    for i, line in enumerate(lines):
+    for i, line in enumerate(read_lines(store, file)):
         entry = _object(line)
         if entry is None or type(entry.get("logged")) is not int:
             raise StoreError(f"{store.path(file.key)}, line {i + 2}: not an entry; delete the file, or restore it from a copy")
         yield entry
+
+
+def read_lines(store: OfflineStore, file: JournalFile) -> Iterator[bytes]:
+    """One file's entries as they lie there. Raises `StoreError`, at its end too, where some are missing."""
+    head, lines = _split(store, file)
+    yield from lines
     if len(lines) != head.get("entries"):
         raise StoreError(f"{store.path(file.key)} has {len(lines)} entries, and says that it has {head.get('entries')}: it was cut short")
 
@@ -113,7 +120,10 @@ def _split(store: OfflineStore, file: JournalFile) -> tuple[dict[str, Any], list
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
-    except ValueError:
-        return None
+        value = msgspec.json.decode(line)
+    except msgspec.DecodeError:  # or what it does not take: halves of surrogate pairs
+        try:
+            value = json.loads(line)
+        except ValueError:
+            return None
     return value if isinstance(value, dict) else None

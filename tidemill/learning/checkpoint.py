@@ -1,14 +1,16 @@
 """A learner's checkpoint: the model and how far it has read, in one file that is replaced in one step.
 
-`learners/<model>/checkpoint`: a line of JSON with the SHA-256 of the rest, then as many bytes of JSON as it says (positions, what waits
-to be joined, metrics), then the model. So the two can never disagree, whenever the process dies.
+`learners/<model>/checkpoint`: a line of JSON with a hash (XXH3-128) of the rest, then as many bytes of JSON as it says (positions, what
+waits to be joined, metrics), then the model. So the two can never disagree, whenever the process dies.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any, NamedTuple
+
+import msgspec
+import xxhash
 
 from tidemill.errors import StoreError, StoreVersionError
 from tidemill.offline.store import OfflineStore
@@ -30,9 +32,9 @@ def checkpoint_key(name: str) -> str:
 
 def save(store: OfflineStore, name: str, checkpoint: Checkpoint) -> None:
     """Put it in place of the one before, whole."""
-    state = json.dumps(checkpoint.state, separators=(",", ":")).encode()
+    state = msgspec.json.encode(checkpoint.state)
     body = state + checkpoint.model
-    head = {"format": FORMAT, "state": len(state), "sha256": hashlib.sha256(body).hexdigest()}
+    head = {"format": FORMAT, "state": len(state), "xxh3": xxhash.xxh3_128_hexdigest(body)}
     store.write(checkpoint_key(name), json.dumps(head).encode() + b"\n" + body)
 
 
@@ -45,13 +47,13 @@ def load(store: OfflineStore, name: str) -> Checkpoint | None:
     first, _, body = data.partition(b"\n")
     try:
         head = json.loads(first)
-        version, length, sha = head["format"], int(head["state"]), head["sha256"]
+        version, length, sha = head["format"], int(head["state"]), head["xxh3"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(f"{store.path(key)} is no checkpoint of a learner: restore it, or delete it to begin from the champion") from None
     if version != FORMAT:
         raise StoreVersionError(
             f"{store.path(key)} has format {version!r}, and this tidemill reads {FORMAT}: use the version that wrote it"
         )
-    if hashlib.sha256(body).hexdigest() != sha:
+    if xxhash.xxh3_128_hexdigest(body) != sha:
         raise StoreError(f"{store.path(key)} was changed or damaged: restore it, or delete it to begin from the champion, and all logs")
-    return Checkpoint(json.loads(body[:length]), body[length:])
+    return Checkpoint(msgspec.json.decode(body[:length]), body[length:])

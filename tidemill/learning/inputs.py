@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import msgspec
 
 from tidemill.environment import Environment
 from tidemill.errors import StoreError
 from tidemill.journals import JournalFile, exact, plain
-from tidemill.journals.reader import journal_files, read_file
+from tidemill.journals.reader import journal_files, read_lines
 from tidemill.learning.join import Label, Prediction
 from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
 from tidemill.prediction_log import PREDICTIONS
@@ -22,6 +24,39 @@ ROWS = 10_000
 def key_text(values: Sequence[Any]) -> str:
     """The key by which labels find predictions, of the values of the columns that they are joined by."""
     return values[0] if len(values) == 1 and isinstance(values[0], str) else json.dumps([plain(v) for v in values])
+
+
+class _Entry(msgspec.Struct):
+    """Of an entry what a learner needs; columns and features are left as they are until somebody wants them."""
+
+    model: str
+    version: str
+    definition: str
+    at: dict[str, int]
+    columns: msgspec.Raw
+    ids: list[str]
+    x: list[msgspec.Raw]
+    score: list[float | None]
+    outcome: list[str]
+
+
+_entries = msgspec.json.Decoder(_Entry)
+
+
+def _decoded(line: bytes) -> _Entry:
+    """Raises `ValueError` for a line that is no prediction."""
+    try:
+        return _entries.decode(line)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:  # halves of surrogate pairs, which Python writes and reads
+        found = json.loads(line)
+        for name in ("columns", "x"):
+            part = found[name]
+            found[name] = [json.dumps(v) for v in part] if name == "x" else json.dumps(part)
+        columns, x = msgspec.Raw(found.pop("columns").encode()), [msgspec.Raw(v.encode()) for v in found.pop("x")]
+        kept = {f: found[f] for f in _Entry.__struct_fields__ if f in found}
+        return _Entry(columns=columns, x=x, **kept)
 
 
 class PredictionFiles:
@@ -45,25 +80,24 @@ class PredictionFiles:
     def take(self, file: JournalFile) -> Iterator[tuple[str, Prediction]]:
         """A file's predictions of the model, each with the digest of what its features meant. What cannot be read is counted."""
         try:
-            for entry in read_file(self._store, file):
-                if entry.get("model") == self._settings.model:
+            for line in read_lines(self._store, file):
+                entry = _decoded(line)
+                if entry.model == self._settings.model:
                     yield from self._predictions(entry)
-        except (StoreError, KeyError, TypeError, ValueError, IndexError):
+        except (StoreError, msgspec.MsgspecError, ValueError, TypeError, KeyError):
             self.damaged += 1
         self.read[file.writer] = file.number + 1
 
-    def _predictions(self, entry: Mapping[str, Any]) -> Iterator[tuple[str, Prediction]]:
-        at, ids = entry["at"]["$time"], entry["ids"]
+    def _predictions(self, entry: _Entry) -> Iterator[tuple[str, Prediction]]:
+        at, ids = entry.at["$time"], entry.ids
         if self._settings.by_id:
             keys = ids
         else:
-            columns = {**entry["columns"], PREDICTION_ID: ids}
+            columns: dict[str, list[Any]] = {**json.loads(bytes(entry.columns)), PREDICTION_ID: ids}
             joined = [columns[c] for c in self._settings.join]
             keys = [key_text([exact(column[row]) for column in joined]) for row in range(len(ids))]
-        meant, version = entry["definition"], entry["version"]
-        for row, id in enumerate(ids):
-            x = entry["x"][row]
-            yield meant, Prediction(at, id, keys[row], x, entry["score"][row], entry["outcome"][row], version)
+        for id, key, x, score, outcome in zip(ids, keys, entry.x, entry.score, entry.outcome, strict=True):
+            yield entry.definition, Prediction(at, id, key, bytes(x).decode(), score, outcome, entry.version)
 
 
 class LabelLog:
@@ -100,10 +134,12 @@ class LabelLog:
 
     def _labels(self, frame: Any) -> Iterator[Label]:
         join, label = self._settings.join, self._settings.label
-        keys = zip(*(frame[c].to_list() for c in join), strict=True)
+        columns = [frame[c].to_list() for c in join]
+        keys = columns[0] if len(join) == 1 else zip(*columns, strict=True)
         arrival, time = frame["_arrival"].to_list(), frame["_time"].to_list()
         for key, value, known, at in zip(keys, frame[label].to_list(), arrival, time, strict=True):
             if value is None:
                 self.unreadable += 1
                 continue
-            yield Label(key_text(key), value, at, at if known is None else known)
+            text = key if type(key) is str else key_text(key if type(key) is tuple else (key,))
+            yield Label(text, value, at, at if known is None else known)

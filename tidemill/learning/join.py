@@ -4,7 +4,7 @@ A prediction of the instant `at` is **closed** at `at + horizon`, and examples a
 gets is decided by what labels say of themselves and by their place in their partition, never by when or in which portions they were read:
 
 - A label is **known** at its arrival time, or where the log has none at its event time; but never before the partition's watermark at
-  its place, which is the largest time known there so far less `lateness`.
+  its place, which is the largest time known there so far less `lateness`. What it is about happened when it was known, at the latest.
 - A prediction gets the label with its key that was known last, at `at + horizon` at the latest; of labels known at once the one with the
   later event time, then the larger value. A label from before `at` is not its own: by when it was known, where it names the
   prediction's id; where it is joined by other columns, by its event time.
@@ -16,9 +16,13 @@ What each label came to is counted when no prediction can want it any more: see 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
+from msgspec.structs import astuple
 
 from tidemill.times import BEGINNING
 
@@ -28,19 +32,19 @@ from tidemill.times import BEGINNING
 LABEL_COUNTS = ("used", "duplicate", "replaced", "late", "revised_late", "unmatched")
 
 
-class Prediction(NamedTuple):
-    """A logged prediction: `x` in the model's order, None for null; `score` as it was served."""
+class Prediction(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A logged prediction: `score` as it was served; `x` the features in the model's order, as JSON, which takes less room meanwhile."""
 
     at: int
     id: str
     key: str
-    x: list[float | None]
+    x: str
     score: float | None
     outcome: str
     version: str
 
 
-class Label(NamedTuple):
+class Label(msgspec.Struct, frozen=True, gc=False):
     """A label as its record says: instants in UTC microseconds, `known` when it arrived."""
 
     key: str
@@ -49,22 +53,21 @@ class Label(NamedTuple):
     known: int
 
 
-class Example(NamedTuple):
+class Example(msgspec.Struct, frozen=True, gc=False):
     """A closed prediction; `label` is None where none came in time."""
 
     prediction: Prediction
     label: Any
 
 
-class _Held(NamedTuple):
+class _Held(msgspec.Struct, frozen=True, gc=False):
     known: int
     time: int
     value: Any
     number: int
 
 
-@dataclass
-class _Closed:
+class _Closed(msgspec.Struct, frozen=True, gc=False):
     """A prediction that was closed, while labels of it may still come: the label that it got, by value and number."""
 
     at: int
@@ -90,7 +93,7 @@ class Joiner:
     _labels: dict[str, list[_Held]] = field(default_factory=dict)
     _expiring: list[tuple[int, int, str]] = field(default_factory=list)
     _closed: dict[str, list[_Closed]] = field(default_factory=dict)
-    _forgetting: list[tuple[int, str, str]] = field(default_factory=list)
+    _forgetting: deque[tuple[int, str, str]] = field(default_factory=deque)
     _number: int = 0
 
     @property
@@ -119,62 +122,67 @@ class Joiner:
         known = label.known if newest is None else max(label.known, newest - self.lateness)
         self.newest[partition] = label.known if newest is None else max(newest, label.known)
         self._number += 1
-        self._labels.setdefault(label.key, []).append(_Held(known, label.time, label.value, self._number))
-        heapq.heappush(self._expiring, (max(known, label.time) + self.horizon, self._number, label.key))
+        self._labels.setdefault(label.key, []).append(_Held(known, min(label.time, known), label.value, self._number))
+        heapq.heappush(self._expiring, (known + self.horizon, self._number, label.key))
 
     def closed(self) -> Iterator[Example]:
         """The predictions that can be closed now, in order. Take all of them, or stop: the rest comes the next time."""
-        watermark = self.watermark
-        while self._pending and self._pending[0].at + self.horizon < watermark:
-            prediction = heapq.heappop(self._pending)
+        watermark, horizon, pending = self.watermark, self.horizon, self._pending
+        while pending and pending[0].at + horizon < watermark:
+            prediction = heapq.heappop(pending)
+            at, key = prediction.at, prediction.key
             # Not the watermark: whoever stops here has closed no more than this.
-            self.frontier = max(self.frontier, prediction.at + self.horizon)
-            best = self._best(prediction)
-            self._closed.setdefault(prediction.key, []).append(
-                _Closed(prediction.at, prediction.id, *((None, None) if best is None else (best.value, best.number)))
-            )
-            heapq.heappush(self._forgetting, (prediction.at + 3 * self.horizon, prediction.id, prediction.key))
-            yield Example(prediction, None if best is None else best.value)
+            self.frontier = at + horizon
+            held = self._labels.get(key)
+            best = None if held is None else self._best(at, held)
+            value, number = (None, None) if best is None else (best.value, best.number)
+            closed = _Closed(at, prediction.id, value, number)
+            if key in self._closed:
+                self._closed[key].append(closed)
+            else:
+                self._closed[key] = [closed]
+            self._forgetting.append((at + 4 * horizon, prediction.id, key))
+            yield Example(prediction, value)
         self.frontier = max(self.frontier, watermark)
         self._expire(watermark)
 
-    def _best(self, prediction: Prediction) -> _Held | None:
-        held = self._labels.get(prediction.key)
-        if not held:
-            return None
-        return max(
-            (h for h in held if h.known <= prediction.at + self.horizon and self._after(h, prediction.at)),
-            key=lambda h: (h.known, h.time, _ordered(h.value), -h.number),
-            default=None,
-        )
+    def _best(self, at: int, held: list[_Held]) -> _Held | None:
+        end, by_id = at + self.horizon, self.by_id
+        own = [h for h in held if h.known <= end and (h.known if by_id else h.time) >= at]
+        if len(own) < 2:
+            return own[0] if own else None
+        return max(own, key=lambda h: (h.known, h.time, _ordered(h.value), -h.number))
 
     def _after(self, label: _Held, at: int) -> bool:
         """Whether a label can be of a prediction of this instant: it came, or is of an event, no earlier."""
-        return (max(label.known, label.time) if self.by_id else label.time) >= at
+        return (label.known if self.by_id else label.time) >= at
 
     def _expire(self, watermark: int) -> None:
         """Count the labels that no prediction can want any more, then forget predictions that none can be of."""
         while self._expiring and self._expiring[0][0] < watermark:
             _, number, key = heapq.heappop(self._expiring)
             held = self._labels[key]
-            label = next(h for h in held if h.number == number)
-            self.counts[self._came_to(label, key)] += 1
-            held.remove(label)
-            if not held:
+            if len(held) == 1:
+                label = held[0]
                 del self._labels[key]
-        while self._forgetting and self._forgetting[0][0] + self.horizon < watermark:
-            _, id, key = heapq.heappop(self._forgetting)
-            self._ids.discard(id)
-            left = [c for c in self._closed[key] if c.id != id]
-            if left:
-                self._closed[key] = left
             else:
+                label = held.pop(next(i for i, h in enumerate(held) if h.number == number))
+            self.counts[self._came_to(label, key)] += 1
+        while self._forgetting and self._forgetting[0][0] < watermark:
+            _, id, key = self._forgetting.popleft()
+            self._ids.discard(id)
+            closed = self._closed[key]
+            if len(closed) == 1:
                 del self._closed[key]
+            else:
+                self._closed[key] = [c for c in closed if c.id != id]
 
     def _came_to(self, label: _Held, key: str) -> str:
+        closed = self._closed.get(key, ())
+        if len(closed) == 1 and closed[0].number == label.number:
+            return "used"  # as usual
         # The bound decides what counts as its own, so that it does not matter how long predictions really are remembered.
-        last = max(label.known, label.time)
-        mine = [c for c in self._closed.get(key, ()) if last <= c.at + 2 * self.horizon and self._after(label, c.at)]
+        mine = [c for c in closed if label.known <= c.at + 2 * self.horizon and self._after(label, c.at)]
         if not mine:
             return "unmatched"
         if any(c.number == label.number for c in mine):
@@ -194,8 +202,8 @@ class Joiner:
             "newest": {str(p): n for p, n in self.newest.items()},
             "frontier": self.frontier,
             "number": self._number,
-            "pending": [list(p) for p in self._pending],
-            "labels": [[key, *h] for key, held in self._labels.items() for h in held],
+            "pending": [astuple(p) for p in self._pending],
+            "labels": [[key, *astuple(h)] for key, held in self._labels.items() for h in held],
             "closed": [[key, c.at, c.id, c.value, c.number] for key, some in self._closed.items() for c in some],
         }
 
@@ -204,18 +212,19 @@ class Joiner:
         self.counts, self.frontier, self._number = dict(state["counts"]), state["frontier"], state["number"]
         self.newest = {int(p): n for p, n in state["newest"].items()}
         self._pending = [Prediction(*p) for p in state["pending"]]
-        self._labels, self._expiring, self._closed, self._forgetting = {}, [], {}, []
+        self._labels, self._expiring, self._closed = {}, [], {}
         for key, *held in state["labels"]:
             label = _Held(*held)
             self._labels.setdefault(key, []).append(label)
-            self._expiring.append((max(label.known, label.time) + self.horizon, label.number, key))
+            self._expiring.append((label.known + self.horizon, label.number, key))
         for key, *closed in state["closed"]:
             one = _Closed(*closed)
             self._closed.setdefault(key, []).append(one)
-            self._forgetting.append((one.at + 3 * self.horizon, one.id, key))
         heapq.heapify(self._pending)
         heapq.heapify(self._expiring)
-        heapq.heapify(self._forgetting)
+        # As they were closed: in order.
+        closed = sorted((c.at, c.id, key) for key, some in self._closed.items() for c in some)
+        self._forgetting = deque((at + 4 * self.horizon, id, key) for at, id, key in closed)
         self._ids = {p.id for p in self._pending} | {c.id for some in self._closed.values() for c in some}
 
 

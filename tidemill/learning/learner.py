@@ -156,8 +156,7 @@ class Learner:
                 self.joiner.labelled(partition, label)
         self._dirty = self._dirty or bool(labels or files)
         for example in self.joiner.closed():
-            self._learn(example)
-            if self._due():
+            if self._learn(example) and self._due():
                 self.publish()
         if self.fresh and self._clock() - self._published_at >= self.settings.publish_every:
             self.publish()
@@ -168,27 +167,30 @@ class Learner:
     def _due(self) -> bool:
         return self.learned - self._published >= self.settings.publish_examples
 
-    def _learn(self, example: Example) -> None:
-        manifest, prediction = self.online.manifest, example.prediction
-        value = example.label
+    def _learn(self, example: Example) -> bool:
+        """Measure, then learn an example; whether it was learned."""
+        prediction, value = example.prediction, example.label
+        online = self.online
+        manifest = online.manifest
         if value is None:
             self.counts["missing"] += 1
             if self.settings.missing == "drop":
-                return
+                return False
             value = manifest.negative
         try:
-            label = self.online.label(value)
-            row = self.online.row(prediction.x)
+            label, row = online.label(value), online.row(prediction.x)
         except RefusedError:
             self.counts["refused"] += 1
-            return
-        if prediction.score is not None and prediction.outcome != FALLBACK:
-            number = float(label == manifest.positive) if manifest.kind == "classifier" else label
-            self.metrics.update(prediction.score, number)
-            for what in self.online.drifted(abs(number - prediction.score), prediction.score):
+            return False
+        score = prediction.score
+        if score is not None and prediction.outcome != FALLBACK:
+            number = float(label == manifest.positive) if manifest.classes is not None else label
+            self.metrics.update(score, number)
+            for what in online.drifted(abs(number - score), score):
                 self._alert(what, prediction.at)
-        self.online.learn(row, label)
+        online.learn(row, label)
         self.counts["learned"] += 1
+        return True
 
     def _alert(self, what: str, at: int) -> None:
         self.counts[f"drift_on_{what}"] += 1

@@ -10,7 +10,14 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from tidemill.models.manifest import Manifest
+
+#: Quickly, where they are all numbers; ints become floats, as when a model is asked.
+_numbers = msgspec.json.Decoder(list[float]).decode
+#: How the journal writes NaN.
+_NAN = {"$float": "nan"}
 
 
 class RefusedError(Exception):
@@ -30,7 +37,7 @@ class OnlineModel:
         self.manifest, self.model = manifest, model
         self._columns = manifest.columns
         self._fill = [manifest.fill.get(c) for c in manifest.columns]
-        self._classes = None if manifest.classes is None else {_key(c): c for c in manifest.classes}
+        self._classes = None if manifest.classes is None else {c: c for c in manifest.classes}
         self.on_error: Any = adwin()
         self.on_score: Any = adwin()
 
@@ -53,18 +60,33 @@ class OnlineModel:
 
     def label(self, value: Any) -> Any:
         """A label as the model knows it: one of its classes, or a finite number. Raises `RefusedError`."""
-        if self._classes is None:
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                return float(value)
-        elif value is not None and _key(value) in self._classes:
-            return self._classes[_key(value)]
+        if self._classes is not None:
+            try:
+                return self._classes[value]  # where 1, 1.0 and True are one
+            except (KeyError, TypeError):
+                pass
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            return float(value)
         raise RefusedError(f"the label is {value!r}")
 
-    def row(self, x: Sequence[float | None]) -> dict[str, float]:
-        """The features by name, nulls filled in as when it is asked. Raises `RefusedError` for what is not finite even so."""
+    def row(self, x: str) -> dict[str, float]:
+        """The features by name, of the JSON of their values; nulls filled in as when it is asked.
+
+        Raises `RefusedError` for what is not finite even so.
+        """
+        try:
+            values = _numbers(x)
+            total = sum(values)
+        except (msgspec.ValidationError, TypeError):
+            return self._filled(msgspec.json.decode(x))
+        if total - total == 0.0:  # so that nothing in it is NaN or infinite
+            return dict(zip(self._columns, values, strict=True))
+        return self._filled(values)
+
+    def _filled(self, values: Sequence[Any]) -> dict[str, float]:
         found = {}
-        for column, value, fill in zip(self._columns, x, self._fill, strict=True):
-            given = fill if value is None or value != value else value  # noqa: PLR0124 - NaN
+        for column, value, fill in zip(self._columns, values, self._fill, strict=True):
+            given = fill if value is None or value == _NAN else value
             if not isinstance(given, (int, float)) or not math.isfinite(given):
                 raise RefusedError(f"{column} is {given!r}")
             found[column] = float(given)
@@ -76,11 +98,8 @@ class OnlineModel:
 
     def drifted(self, error: float, score: float) -> list[str]:
         """What changed, by what was predicted and how wrong that was: "error", "score"."""
-        self.on_error.update(error)
-        self.on_score.update(score)
-        return [name for name, one in (("error", self.on_error), ("score", self.on_score)) if one.drift_detected]
-
-
-def _key(value: Any) -> Any:
-    """Classes as labels name them: 1, 1.0 and True are one."""
-    return float(value) if isinstance(value, (bool, int, float)) else value
+        on_error, on_score = self.on_error, self.on_score
+        on_error.update(error)
+        on_score.update(score)
+        found = ["error"] if on_error.drift_detected else []
+        return [*found, "score"] if on_score.drift_detected else found
