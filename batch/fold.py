@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -25,13 +26,17 @@ _HELD = 4_000_000
 _THREADS = min(4, os.cpu_count() or 1)
 
 
-class _Fold:
-    """The tiles of one bundle's new segments, merged as they come so that memory stays bounded."""
+class BundleFold:
+    """The tiles of one bundle's new segments, merged as they come so that memory stays bounded.
+
+    An engine that writes the new tiles' files itself names them in `files`, and sets `horizon`, `latest` and `arrived`.
+    """
 
     def __init__(self, bundle: Bundle, partials: Partials, base: Version, generation: int) -> None:
         self.bundle, self.partials, self.base, self.generation = bundle, partials, base, generation
         self.latest, self.arrived = base.latest, base.arrived
         self.horizon = base.horizon
+        self.files: dict[int, list[PartialFile]] = {}
         self._frames: list[list[pl.DataFrame]] = [[] for _ in bundle.tables]
 
     def raised(self, events: pl.DataFrame, slack: int) -> int:
@@ -63,9 +68,10 @@ class _Fold:
         """The new version's files: those of the base that are still reached, and the new tiles'. Days of many files become one."""
         files = self.partials.live(self.base.files, self.horizon)
         for i, table in enumerate(self.bundle.tables):
-            if not self._frames[i]:
+            if self._frames[i]:
+                self.files[i] = self.partials.write(i, self._merged(i), k)
+            if not self.files.get(i):
                 continue
-            new = self._merged(i)
             days = {
                 f.day for f in files if f.table == table.key and sum(g.day == f.day and g.table == table.key for g in files) >= MOST_FILES
             }
@@ -74,19 +80,55 @@ class _Fold:
                 files = [f for f in files if f not in crowded]
                 kept = self.partials.write(i, self.bundle.merge(i, self.partials.scan(i, crowded), self.horizon), max(f.k for f in crowded))
                 files += kept
-            files += self.partials.write(i, new, k)
+            files += self.files[i]
         return files
 
 
+@dataclass(frozen=True)
+class Segment:
+    """What lies between two cuts of a source's archive, to be folded into bundles that stand at the earlier one: version `k` of each.
+
+    `ranges`: (partition, first offset, offset after the last), ascending.
+    """
+
+    store: OfflineStore
+    source: Source
+    folds: Sequence[BundleFold]
+    ranges: Sequence[tuple[int, int, int]]
+    k: int
+    slack: int
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        """The source's columns that any of the bundles reads."""
+        read = {column for one in self.folds for column in (*one.bundle.reads, one.bundle.event_id)}
+        return {name: kind.polars for name, kind in self.source.schema.items() if name in read}
+
+    @property
+    def offsets(self) -> int:
+        """How many events it holds at most."""
+        return sum(b - a for _, a, b in self.ranges)
+
+
+#: What folds a segment: afterwards each of its folds knows its horizon, and can `write` its version's files.
+Engine = Callable[[Segment, Progress | None], None]
+
+
 def fold(
-    store: OfflineStore, source: Source, bundles: Sequence[Bundle], k: int, slack: int, progress: Progress | None = None
+    store: OfflineStore,
+    source: Source,
+    bundles: Sequence[Bundle],
+    k: int,
+    slack: int,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Version]:
     """Bring every bundle's partials up to cut `k`; the new versions by bundle id. Reads each archived event once for all bundles alike.
 
     Crash-safe and idempotent: files are new, and a version appears with its manifest or not at all. Of two folds at once one wins,
-    and the other's files are nobody's. `progress` gets (events folded, of about how many).
+    and the other's files are nobody's. `progress` gets (events folded, of about how many). `engine`: `fold_here` unless given.
     """
-    folds: dict[int, list[_Fold]] = {}
+    folds: dict[int, list[BundleFold]] = {}
     out: dict[str, Version] = {}
     for bundle in bundles:
         partials = Partials(store, bundle)
@@ -94,35 +136,26 @@ def fold(
         if base.k >= k:
             out[bundle.id] = base
         else:
-            folds.setdefault(base.k, []).append(_Fold(bundle, partials, base, generation))
+            folds.setdefault(base.k, []).append(BundleFold(bundle, partials, base, generation))
     target = read_cut(store, source.name, k)
     for base_k, group in sorted(folds.items()):
-        _fold_group(store, source, group, read_cut(store, source.name, base_k), target, slack, progress)
+        start = read_cut(store, source.name, base_k)
+        ranges = [(p, start.get(p, 0), end) for p, end in sorted(target.items()) if end > start.get(p, 0)]
+        (engine or fold_here)(Segment(store, source, group, ranges, k, slack), progress)
         for one in group:
             out[one.bundle.id] = _commit(one, k, target)
     return out
 
 
-def _fold_group(
-    store: OfflineStore,
-    source: Source,
-    group: Sequence[_Fold],
-    start: Mapping[int, int],
-    target: Mapping[int, int],
-    slack: int,
-    progress: Progress | None,
-) -> None:
-    """Fold what lies between two cuts for bundles that stand at the same version, reading ahead while threads fold."""
-    read = {column for one in group for column in (*one.bundle.reads, one.bundle.event_id)}
-    columns = {name: kind.polars for name, kind in source.schema.items() if name in read}
-    ranges = [(p, start.get(p, 0), end) for p, end in sorted(target.items()) if end > start.get(p, 0)]
-    total, done = sum(b - a for _, a, b in ranges), 0
-    under_way: deque[tuple[_Fold, Future[list[pl.DataFrame]]]] = deque()
+def fold_here(segment: Segment, progress: Progress | None) -> None:
+    """The local engine: reads ahead while threads fold."""
+    group, total, done = segment.folds, segment.offsets, 0
+    under_way: deque[tuple[BundleFold, Future[list[pl.DataFrame]]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
-        for partition, a, b in ranges:
-            for events in iter_range(store, source.name, partition, a, b, columns, rows=ROWS):
+        for partition, a, b in segment.ranges:
+            for events in iter_range(segment.store, segment.source.name, partition, a, b, segment.columns, rows=ROWS):
                 for one in group:
-                    under_way.append((one, pool.submit(one.tiles, events, one.raised(events, slack))))
+                    under_way.append((one, pool.submit(one.tiles, events, one.raised(events, segment.slack))))
                 while len(under_way) > _THREADS * len(group):
                     first, tiles = under_way.popleft()
                     first.hold(tiles.result())
@@ -133,7 +166,7 @@ def _fold_group(
             one.hold(tiles.result())
 
 
-def _commit(one: _Fold, k: int, vector: Mapping[int, int]) -> Version:
+def _commit(one: BundleFold, k: int, vector: dict[int, int]) -> Version:
     files = tuple(one.write(k))
     version = Version(k, one.generation, one.base.k, dict(vector), one.horizon, one.latest, one.arrived, files)
     if not one.partials.commit(version):

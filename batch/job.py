@@ -20,7 +20,7 @@ from tidemill.offline.store import read_json
 from tidemill.online.base import SlotId
 from tidemill.publishing import publish
 
-from .fold import fold
+from .fold import Engine, fold
 
 #: (what is under way, done, of how many)
 Progress = Callable[[str, int, int], None]
@@ -41,17 +41,17 @@ class SourceResult:
     seconds: float
 
 
-def run(env: Environment, progress: Progress | None = None) -> list[SourceResult]:
+def run(env: Environment, progress: Progress | None = None, engine: Engine | None = None) -> list[SourceResult]:
     """Cut, fold and publish every source, once; and remove what the online store still has of retired bundles.
 
-    Safe to kill at any instant and to run again.
+    Safe to kill at any instant and to run again. `engine` folds; see `engines`.
     """
     applied = env.applied()
     env.forget_retired()
-    return [run_source(env, name, progress) for name in sorted(applied.sources)]
+    return [run_source(env, name, progress, engine) for name in sorted(applied.sources)]
 
 
-def run_source(env: Environment, name: str, progress: Progress | None = None) -> SourceResult:
+def run_source(env: Environment, name: str, progress: Progress | None = None, engine: Engine | None = None) -> SourceResult:
     """Cut, fold and publish one source."""
     begun = time.monotonic()
     keep_freed_memory()
@@ -64,7 +64,8 @@ def run_source(env: Environment, name: str, progress: Progress | None = None) ->
     versions: dict[str, int] = {}
     published: dict[str, int] = {}
     if k:
-        for bundle_id, version in fold(env.offline, source, bundles, k, env.project.slack, _of(progress, f"fold {name}")).items():
+        report = _of(progress, f"fold {name}")
+        for bundle_id, version in fold(env.offline, source, bundles, k, env.project.slack, report, engine).items():
             versions[bundle_id] = version.k
         for bundle in bundles:
             partials = Partials(env.offline, bundle)
@@ -127,9 +128,9 @@ def _finish_rollback(env: Environment, source: str) -> None:
 
 
 @contextmanager
-def alone(env: Environment, progress: Progress | None = None) -> Iterator[Progress]:
-    """Hold the lease `batch`; what is yielded reports progress, and renews the lease. Raises `LeaseError` if another process holds it."""
-    with Lease(env.offline, "batch", seconds=LEASE_SECONDS) as lease:
+def alone(env: Environment, progress: Progress | None = None, name: str = "batch") -> Iterator[Progress]:
+    """Hold the lease `name`; what is yielded reports progress, and renews the lease. Raises `LeaseError` if another process holds it."""
+    with Lease(env.offline, name, seconds=LEASE_SECONDS) as lease:
         due = time.monotonic() + LEASE_SECONDS / 10
 
         def report(what: str, done: int, total: int) -> None:
@@ -151,6 +152,7 @@ def run_every(
     report: Callable[[list[SourceResult]], None],
     failed: Callable[[StoreUnavailableError, float], None],
     clock: Callable[[], float] = time.monotonic,
+    engine: Engine | None = None,
 ) -> None:
     """Run now and then every `seconds`, holding the lease `batch`, until `stop()`. Raises `LeaseError` if another process holds it.
 
@@ -163,7 +165,7 @@ def run_every(
                 progress("", 0, 0)
                 if clock() >= due:
                     due = clock() + seconds
-                    report(run(env, progress))
+                    report(run(env, progress, engine))
                     pause = FIRST_PAUSE
             except StoreUnavailableError as error:
                 due = clock() + min(pause, seconds)

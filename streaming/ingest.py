@@ -326,9 +326,14 @@ class PartitionIngest:
         return out
 
     def apply(self, flush: Flush) -> bool:
-        """Apply a flush, then archive it. False: it was in flight when the reading was restored, or a slot stood elsewhere."""
+        """Apply a flush, then archive it. False: it was in flight when the reading was restored, or a slot stood elsewhere.
+
+        Raises `LogChangedError`, and has counted nothing, where the records may be of another log by the same name.
+        """
         if flush.epoch != self.epoch:
             return False
+        if self._history is None and self._reader is not None:
+            self._reader.confirm()
         if not all(self.online.apply(flush.advances)):
             self.counters.mismatches += 1
             self.restore()

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidemill.errors import LogUnavailableError, StoreUnavailableError
+from tidemill.journal import Journal
 
 from .ingest import Flush, PartitionIngest, Polled, nothing
-from .journal import Journal
 
 #: In seconds, unless `[stream] linger` says otherwise. At the end of the log, more is waited for: a flush of one event costs nearly as much
 #: as one of thousands. What is longer makes answers older, and leaves more of the machine to others.

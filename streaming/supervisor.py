@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
+from tidemill.journal import Journal, LogFormat, is_line
+
 from . import status
-from .journal import Journal, LogFormat, is_line
 from .upkeep import RESTART
 
 #: In seconds: the first and the longest pause before a restart; after so long without a death the next pause is the first again.

@@ -17,6 +17,7 @@ import polars as pl
 from tidemill.applied import Applied
 from tidemill.environment import Environment
 from tidemill.errors import NotAppliedError
+from tidemill.journal import Journal
 from tidemill.logs.base import Log
 from tidemill.offline.cuts import Cuts
 from tidemill.times import BEGINNING
@@ -25,7 +26,6 @@ from .compactor import Compactor
 from .ends import LogEnds, Part
 from .histograms import Measures
 from .ingest import Flush, PartitionIngest
-from .journal import Journal
 from .reading import NOT_NOW, Orders, Reading
 from .status import FOLLOWING, READING, WAITING, PartitionStatus, WorkerStatus, birth_of, this_host, totals, write_status
 

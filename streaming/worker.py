@@ -25,10 +25,10 @@ from bytewax._bytewax import cluster_main
 
 from tidemill.environment import Environment
 from tidemill.errors import TidemillError
+from tidemill.journal import LEVELS, Journal
 
 from . import status
 from .dataflow import EPOCH, dataflow
-from .journal import LEVELS, Journal
 from .reading import Orders
 from .upkeep import Upkeep, Who
 

@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from tidemill.definitions import Source as Source
     from tidemill.definitions import on_demand as on_demand
     from tidemill.models.scores import Scores as Scores
+    from tidemill.remote.client import AsyncScoringClient as AsyncScoringClient
+    from tidemill.remote.client import ScoringClient as ScoringClient
     from tidemill.types import Timestamp as Timestamp
 
 __version__ = "0.1.0"
 
-#: Where each public name lives. They are imported at first use: the command line answers `--help` without loading Polars.
+#: Where each public name lives. They are imported at first use: the command line answers `--help`, and
+#: the HTTP clients ask and answer, without loading Polars.
 _HOMES = {
     "tidemill.aggregations": (
         *("approx_count_distinct", "count", "first", "last", "last_n", "max", "mean", "min", "quantile", "stddev", "sum", "variance"),
@@ -44,6 +47,7 @@ _HOMES = {
     "tidemill.datasets.result": ("HistoricalFeatures",),
     "tidemill.definitions": ("Entity", "FeatureService", "FeatureView", "Project", "Request", "Source", "on_demand"),
     "tidemill.models.scores": ("Scores",),
+    "tidemill.remote.client": ("AsyncScoringClient", "ScoringClient"),
     "tidemill.types": ("Timestamp",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -90,6 +90,11 @@ class AsOf:
         known = min((through(state, beats) for state, beats in states), default=BEGINNING)
         return from_micros(known) if known > BEGINNING else None
 
+    @property
+    def views(self) -> list[str]:
+        """The views that were read."""
+        return [a.plan.name for a in self._answers]
+
     def positions(self, view: str, row: int = 0) -> dict[int, int]:
         """The offset per partition up to which the view's events are in the values of this request row.
 

@@ -227,7 +227,7 @@ class FeatureStore:
     def _instant(self, at: dt.datetime | int | str | None) -> dt.datetime:
         return from_micros(self._clock() if at is None else _instant(at))
 
-    # ---- inside -----------------------------------------------------------------------------------------------------------------
+    # ---- how a request is answered ----------------------------------------------------------------------------------------------
 
     def _plan(self, features: Features) -> _Plan:
         key = features if isinstance(features, str) else tuple(features) if isinstance(features, (list, tuple)) else features

@@ -18,7 +18,10 @@ TidemillError
 │   └── ModelRefusedError      what the registry holds is not what its manifest says, or not for these definitions or libraries
 ├── ScoringError               a row that the model may not score, where the caller wanted an error instead of a score
 ├── OverloadedError            more requests wait than may; trying again later helps
-└── LeaseError                 another process holds the lease (a batch job that is already running)
+├── LeaseError                 another process holds the lease (a batch job that is already running)
+└── ServiceError               the scoring service (HTTP) failed, or what answers there is none
+    ├── ServiceUnavailableError  not now: no connection, no answer in time, too many requests at once
+    └── ServiceAccessError     it wants an API key, or another one
 """
 
 from __future__ import annotations
@@ -98,3 +101,15 @@ class ScoringError(TidemillError):
 
 class OverloadedError(TidemillError):
     """More requests wait than may wait; trying again later helps."""
+
+
+class ServiceError(TidemillError):
+    """The scoring service answered with an error of its own, or with something that is no answer of tidemill's."""
+
+
+class ServiceUnavailableError(ServiceError):
+    """The scoring service does not answer now, or not in time, or has too much to do; trying again later may help."""
+
+
+class ServiceAccessError(ServiceError):
+    """The scoring service wants an API key, or another one."""

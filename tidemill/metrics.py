@@ -17,6 +17,8 @@ from tidemill.errors import TidemillError
 
 #: Where metrics are served unless someone says otherwise: they tell names of sources, and nobody is asked for a password.
 LOOPBACK = "127.0.0.1"
+#: The content type of `text_of`.
+TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Buckets(NamedTuple):
@@ -114,3 +116,14 @@ def _cumulated(value: Buckets) -> list[tuple[str, float]]:
         so_far += count
         found.append((bound, so_far))
     return found
+
+
+def text_of(metrics: Iterable[Metric]) -> bytes:
+    """Metrics in Prometheus' text format, for a service that has a port already. Raises `TidemillError` without the package."""
+    try:
+        from prometheus_client import CollectorRegistry, generate_latest
+    except ImportError:
+        raise TidemillError("metrics need the package prometheus-client: pip install 'tidemill[metrics]'") from None
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(lambda: metrics))
+    return bytes(generate_latest(registry))

@@ -98,7 +98,7 @@ def test_of_two_folds_from_the_same_version_one_commits(folder: Folder) -> None:
     k = latest_cut(folder.env.offline, "events")
     [applied] = folder.env.applied().bundles
     partials = Partials(folder.env.offline, applied.bundle)
-    late = fold._Fold(applied.bundle, partials, *partials.standing(k))
+    late = fold.BundleFold(applied.bundle, partials, *partials.standing(k))
     folder.batch()
     assert fold._commit(late, k, read_cut(folder.env.offline, "events", k)) == partials.latest()
     assert versions(folder) == [(1, 0), (2, 0), (3, 0)]

@@ -13,7 +13,7 @@ import pytest
 
 import tidemill as tm
 from tests.project import Folder
-from tidemill.datasets import Terms, larger
+from tidemill.datasets import Terms, larger, point_in_time
 from tidemill.errors import RequestError
 
 DEFINITIONS = """
@@ -72,6 +72,7 @@ def test_parts_are_answered_as_the_whole_is(
     store: tm.FeatureStore, rows: pl.DataFrame, tmp_path: Path, memory: int, terms: Terms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(larger, "_CHUNK", 64)
+    monkeypatch.setattr(point_in_time, "_PIECE_BYTES", memory // 50)
     rows.write_parquet(tmp_path / "rows.parquet")
     made = larger.build(store.env, tmp_path / "rows.parquet", FEATURES, tmp_path / "train.parquet", terms, memory=memory)
     whole = store.get_historical_features(

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.strategies import examples, identical
 from tidemill.aggregations import count, last, last_n, mean
 from tidemill.definitions import Entity, FeatureRef, FeatureView, OnDemand, Request, RequestField, Source, on_demand
 from tidemill.errors import DefinitionError, RequestError
@@ -302,3 +306,22 @@ def test_a_partial_can_be_an_on_demand_feature() -> None:
 
     double = functools.partial(scaled, 2.0)
     assert evaluated(double, BY_ORIGIN, by_origin__count_1h=[3]) == [6.0]
+
+
+@examples(40)
+@given(data=st.data())
+def test_many_rows_at_once_are_answered_as_each_by_itself(data: st.DataObject) -> None:
+    def either(a: Any, b: Any) -> Any:
+        return np.where(a > 2, a / b, a + b)
+
+    of_output: dict[Any, Any] = {float: either, int: lambda a, b: np.floor(np.clip(either(a, b), -9, 9)), bool: lambda a, b: a > b}
+    output = data.draw(st.sampled_from((float, int, bool)))
+    kinds = {"a": data.draw(st.sampled_from((int, float, bool))), "b": data.draw(st.sampled_from((int, float, bool)))}
+    made = on_demand(inputs=[Request(**kinds)], name="made", output=output)(of_output[output])
+    values = {int: st.integers(-(2**63), 2**63 - 1), float: st.floats(-1e300, 1e300), bool: st.booleans()}
+    n = data.draw(st.integers(1, 8))
+    columns = {c: data.draw(st.lists(st.none() | values[k], min_size=n, max_size=n)) for c, k in kinds.items()}
+    types = {int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
+    series = {c: pl.Series(v, dtype=types[kinds[c]]) for c, v in columns.items()}
+    one_by_one = [made.evaluate({c: [v[i]] for c, v in columns.items()})[0] for i in range(n)]
+    assert all(map(identical, made.evaluate_series(series).to_list(), one_by_one))

@@ -136,3 +136,41 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tidemill.toml").mkdir()
     with pytest.raises(DefinitionError, match=r"tidemill.toml cannot be read"):
         Project.load(tmp_path)
+
+
+def test_spark_takes_a_master_and_its_own_settings(tmp_path: Path) -> None:
+    text = """
+[batch]
+engine = "spark"
+
+[spark]
+master = "spark://${HOST}:7077"
+"spark.executor.memory" = "8g"
+"spark.task.maxFailures" = 2
+"spark.speculation" = true
+"""
+    project = Project.load(written(tmp_path, text), environment={"HOST": "h"})
+    assert project.settings == {
+        "batch": {"engine": "spark"},
+        "spark": {
+            "master": "spark://h:7077",
+            "spark.executor.memory": "8g",
+            "spark.task.maxFailures": "2",
+            "spark.speculation": "true",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[batch]\nengine = "flink"', "batch.engine is local or spark; got 'flink'"),
+        ('[spark]\nspark.executor.memory = "8g"', "write the name in quotes"),
+        ('[spark]\n"executor.memory" = "8g"', "unknown key spark.executor.memory; write master, or a setting of Spark such as"),
+        ("[spark]\nmaster = 7077", "spark.master must be text"),
+        ('[spark]\n"spark.jars" = ["a"]', "spark.spark.jars must be one value; got list"),
+    ],
+)
+def test_what_is_wrong_about_spark_is_said(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        Project.load(written(tmp_path, text))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -113,3 +115,19 @@ def test_no_tag_has_more_tiles_behind_the_head_than_plan_prints(windows: Windows
         assert len(spans) <= ladder.most_tiles()
         horizon += data.draw(steps, "later")
         assume(horizon < NOW + 30 * DAY)
+
+
+@examples(200)
+@given(data=st.data(), drawn=windows(), horizon=horizons(NOW))
+def test_where_no_longer_window_has_a_finer_hop_tiles_hang_on_the_last_horizon_alone(
+    data: st.DataObject, drawn: Windows, horizon: int
+) -> None:
+    """So that two engines whose batches differ write the same partials, row for row."""
+    finite = sorted((w for w in drawn if w.length is not None), key=lambda w: w.length or 0)
+    assume(all(a.hop <= b.hop for a, b in pairwise(finite)))
+    ladder = Ladder(drawn)
+    at = np.array(data.draw(st.lists(times(horizon, drawn), min_size=1), "times"))
+    spans = ladder.place(at, horizon)
+    for h in sorted(data.draw(st.lists(st.integers(horizon, NOW + HOUR), min_size=1, max_size=3), "later horizons")):
+        spans, horizon = ladder.widen(spans, h), h
+    assert spans.tolist() == ladder.place(at, horizon).tolist()

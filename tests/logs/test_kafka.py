@@ -50,7 +50,7 @@ class PatientReader:
 
     def __init__(self, log: KafkaLog, reader: KafkaReader) -> None:
         self._log, self.inner = log, reader
-        self.seek, self.close = reader.seek, reader.close
+        self.seek, self.close, self.confirm = reader.seek, reader.close, reader.confirm
 
     def read(self, max_records: int) -> RecordBatch | None:
         end = self._log.end(self.inner.partition)

@@ -120,10 +120,11 @@ def test_the_short_form_is_used_only_where_it_was_seen_to_be_the_same(store: tm.
         pass
 
     short = [LogisticRegression(), make_pipeline(SimpleImputer(strategy="median"), StandardScaler(with_mean=False), LogisticRegression())]
-    general = [make_pipeline(SimpleImputer(add_indicator=True), LogisticRegression()), make_pipeline(MinMaxScaler(), LogisticRegression())]
+    short.append(make_pipeline(SimpleImputer(add_indicator=True), StandardScaler(), LogisticRegression()))
+    general = [make_pipeline(SimpleImputer(missing_values=-1.0), LogisticRegression()), make_pipeline(MinMaxScaler(), LogisticRegression())]
     nulls = with_nulls()
     for model in short + general:
-        imputes = "simpleimputer" in getattr(model, "named_steps", {})
+        imputes = "simpleimputer" in getattr(model, "named_steps", {}) and model not in general
         given = nulls if imputes else X[:100]
         loaded = predictor(store, model.fit(given, Y[:100]), fill=None if imputes else FILL)
         assert isinstance(loaded.predictor, LinearPredictor) == (model in short), model

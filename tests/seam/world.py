@@ -54,6 +54,9 @@ class MemoryReader:
         self._log, self._partition = log, partition
         self.seek(offset)
 
+    def confirm(self) -> None:
+        pass
+
     def seek(self, offset: int) -> None:
         if offset < self._log.start(self._partition):
             raise LogTruncatedError(f"offset {offset} is gone")

@@ -12,11 +12,11 @@ from bytewax.testing import run_main
 from tests.streaming import shop
 from tidemill.apps import load
 from tidemill.environment import Environment
+from tidemill.journal import Journal
 
 dataflow = load("streaming.dataflow")
 upkeep = load("streaming.upkeep")
 reading = load("streaming.reading")
-Journal = load("streaming.journal").Journal
 
 
 class FailedError(Exception):

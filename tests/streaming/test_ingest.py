@@ -10,6 +10,7 @@ import pytest
 from tests.streaming import shop
 from tidemill.apps import load
 from tidemill.environment import Environment
+from tidemill.errors import LogChangedError
 from tidemill.offline.archive import archived_end, range_files
 from tidemill.offline.dead import list_dead
 from tidemill.online.base import SlotId
@@ -172,3 +173,20 @@ def test_a_rebuild_that_nobody_can_finish_begins_anew(env: Environment) -> None:
     shop.append(env.project.directory, "visits", visits)
     ingest_of(env, "visits").run()
     assert shop.differences(env.project.directory, {"orders": orders, "visits": visits}) == []
+
+
+def test_records_that_the_log_does_not_confirm_are_not_counted(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.append(env.project.directory, "orders", shop.events("orders", 0, 10))
+    some = ingest_of(env)
+    flush = some.tile(some.poll())
+
+    def another() -> None:
+        raise LogChangedError("the topic was created again")
+
+    monkeypatch.setattr(some._reader, "confirm", another)
+    with pytest.raises(LogChangedError):
+        some.apply(flush)
+    assert shop.position(env, "spending") == 0
+    monkeypatch.undo()
+    assert some.apply(flush)
+    assert shop.position(env, "spending") == 10

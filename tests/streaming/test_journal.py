@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tidemill.apps import load
-
-journal = load("streaming.journal")
+from tidemill import journal
 
 
 def written(**options: Any) -> tuple[Any, list[str]]:

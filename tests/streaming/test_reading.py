@@ -10,9 +10,9 @@ import pytest
 
 from tidemill.apps import load
 from tidemill.errors import StoreUnavailableError
+from tidemill.journal import Journal
 
 reading = load("streaming.reading")
-Journal = load("streaming.journal").Journal
 
 
 class Ingest:

@@ -10,11 +10,11 @@ from tests.streaming import shop
 from tidemill.apps import load
 from tidemill.environment import Environment
 from tidemill.errors import LogError, NotAppliedError
+from tidemill.journal import Journal
 
 upkeep = load("streaming.upkeep")
 reading = load("streaming.reading")
 status = load("streaming.status")
-Journal = load("streaming.journal").Journal
 job = load("batch.job")
 
 ORDERS, VISITS = ("orders", 0), ("visits", 0)

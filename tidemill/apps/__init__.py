@@ -19,8 +19,8 @@ from tidemill.errors import TidemillError
 _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parents[1]
 
-#: The extra of the distribution that an app's own dependencies come with.
-_EXTRAS = {"streaming": "stream"}
+#: The extra of the distribution that the dependencies of an app, or of a part of it, come with.
+_EXTRAS = {"serving": "serve", "streaming": "stream", "batch.spark": "spark"}
 
 if not (_HERE / "streaming").is_dir():
     __path__.append(str(_CHECKOUT))
@@ -37,7 +37,7 @@ def load(module: str) -> ModuleType:
     try:
         return importlib.import_module(f"{__name__}.{module}")
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(module.partition(".")[0])
+        extra = next((extra for part, extra in _EXTRAS.items() if f"{module}.".startswith(f"{part}.")), None)
         missing = (error.name or "").partition(".")[0]
         if extra is None or missing in {"", "tidemill"}:
             raise

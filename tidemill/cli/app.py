@@ -16,8 +16,23 @@ from tidemill.errors import TidemillError
 
 #: The modules of `tidemill.cli` that hold commands, in the order in which `--help` lists them.
 COMMANDS = (
-    *("init", "demo", "plan", "apply", "reshard", "stream", "batch", "dataset", "learn"),
-    *("get", "status", "audit", "dead_letters", "model"),
+    "init",
+    "demo",
+    "plan",
+    "apply",
+    "reshard",
+    "stream",
+    "batch",
+    "dataset",
+    "train",
+    "model",
+    "predict",
+    "learn",
+    "serve",
+    "get",
+    "status",
+    "audit",
+    "dead_letters",
 )
 
 #: Set to anything, it makes every error print its traceback too.

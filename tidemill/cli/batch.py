@@ -13,7 +13,9 @@ import typer
 
 from tidemill.cli.options import (
     RUN,
+    EngineOption,
     JsonOption,
+    MasterOption,
     MetricsHostOption,
     MetricsPortOption,
     ProjectOption,
@@ -34,9 +36,12 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Put `batch` on the app."""
-    app.command(epilog=examples("tidemill batch", "tidemill batch --every 1d", "tidemill batch --rollback payments"), rich_help_panel=RUN)(
-        batch
-    )
+    app.command(
+        epilog=examples(
+            "tidemill batch", "tidemill batch --every 1d", "tidemill batch --engine spark", "tidemill batch --rollback payments"
+        ),
+        rich_help_panel=RUN,
+    )(batch)
 
 
 def batch(
@@ -49,6 +54,8 @@ def batch(
     rollback: Annotated[
         str | None, typer.Option("--rollback", metavar="SOURCE", help="Take back the newest version of this source instead.")
     ] = None,
+    engine: EngineOption = None,
+    master: MasterOption = None,
     metrics_port: MetricsPortOption = None,
     metrics_host: MetricsHostOption = None,
 ) -> None:
@@ -56,6 +63,9 @@ def batch(
 
     Changes no value: a batch run makes state smaller, and gives features their history. It may be killed at any instant and run again,
     while the stream goes on.
+
+    With --engine spark, or batch.engine in tidemill.toml, Spark folds: on this machine, or on the cluster that --master, or
+    spark.master, names. The versions are the same.
 
     With --every, metrics are served where --metrics-port, or batch.metrics in tidemill.toml, names a port.
 
@@ -75,6 +85,7 @@ def batch(
     if every is None and (metrics_port is not None or metrics_host is not None):
         raise typer.BadParameter("--metrics-port and --metrics-host go with --every: nobody reads the metrics of a process that ends")
     env, out, job = environment(project), Output(json=json), load("batch.job")
+    chosen = load("batch.engines").engine_of(env, engine, master)
     sources = applied(env).sources
     for name in (source, rollback):
         if name is not None and name not in sources:
@@ -83,10 +94,10 @@ def batch(
         with job.alone(env):
             _roll_back(out, rollback, job.rollback(env, rollback))
     elif seconds is not None:
-        _repeat(env, out, job, seconds, metrics(env, "batch", metrics_port, metrics_host))
+        _repeat(env, out, job, seconds, chosen, metrics(env, "batch", metrics_port, metrics_host))
     else:
         with Progress() as shown, job.alone(env, shown) as progress:
-            results = [job.run_source(env, source, progress)] if source is not None else job.run(env, progress)
+            results = [job.run_source(env, source, progress, chosen)] if source is not None else job.run(env, progress, chosen)
         _report(out, results)
 
 
@@ -116,7 +127,7 @@ def _roll_back(out: Output, source: str, versions: dict[str, int]) -> None:
     out.say(f"rolled back {source}: {stands}; its features are missing until a worker has rebuilt them")
 
 
-def _repeat(env: Environment, out: Output, job: Any, seconds: float, place: tuple[int, str] | None) -> None:
+def _repeat(env: Environment, out: Output, job: Any, seconds: float, engine: Any, place: tuple[int, str] | None) -> None:
     """Until SIGTERM, or Ctrl-C. The lease is given back either way. `place`: of the metrics, a port and a host."""
     from tidemill.apps import load
 
@@ -141,5 +152,5 @@ def _repeat(env: Environment, out: Output, job: Any, seconds: float, place: tupl
     with terminated() as stopped, ExitStack() as until_the_end:
         if place is not None:
             out.say(f"metrics at {until_the_end.enter_context(Endpoint(measured.collect, *place)).url}")
-        job.run_every(env, seconds, stopped, time.sleep, report, failed)
+        job.run_every(env, seconds, stopped, time.sleep, report, failed, engine=engine)
     out.say("stopped")

@@ -59,7 +59,9 @@ def register_model(
         list[str] | None,
         typer.Option("--feature", metavar="FEATURE", help="A column of its matrix; repeat, in its order. Default: the service's."),
     ] = None,
-    kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="classifier or regressor, where the file does not say.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="classifier or regressor, where the file does not say.")
+    ] = None,
     positive: Annotated[
         str | None, typer.Option("--positive", metavar="CLASS", help="The class whose probability is the score. Default: the second.")
     ] = None,
@@ -91,7 +93,7 @@ def register_model(
     if kind not in (None, "classifier", "regressor"):
         raise typer.BadParameter(f"--kind is classifier or regressor; got {kind!r}")
     options: dict[str, Any] = {"features": feature or None, "kind": kind, "threshold": threshold, "fill": _fill(fill or [])}
-    options |= {"fallback": _fallback(fallback), "max_missing": max_missing, "description": description, "by": by, "why": why}
+    options |= {"fallback": fallback_of(fallback), "max_missing": max_missing, "description": description, "by": by, "why": why}
     models, out = _models(project), Output(json=json)
     model = what if ":" in what else Path(what)
     made = models.register(name, model, service=service, positive=positive, **options)
@@ -178,7 +180,9 @@ def promote(
     _report(Output(json=json), name, entry)
 
 
-def rollback(name: NameArgument, by: ByOption = None, why: WhyOption = None, project: ProjectOption = None, json: JsonOption = False) -> None:
+def rollback(
+    name: NameArgument, by: ByOption = None, why: WhyOption = None, project: ProjectOption = None, json: JsonOption = False
+) -> None:
     """Make the version that was champion before champion again. Once more, and it is the one before that.
 
     JSON: as of promote.
@@ -249,11 +253,11 @@ def _fill(given: list[str]) -> dict[str, float]:
     return found
 
 
-def _fallback(given: str | None) -> Any:
+def fallback_of(given: str | None) -> Any:
+    """What --fallback says."""
     if given is None or given == "error":
         return given
     try:
         return float(given)
     except ValueError:
         raise typer.BadParameter(f"--fallback is a score such as 0.1, or 'error'; got {given!r}") from None
-

@@ -36,6 +36,13 @@ MetricsHostOption: TypeAlias = Annotated[
         "--metrics-host", metavar="HOST", help="Where to listen for that: 127.0.0.1, or 0.0.0.0 for all of this machine's addresses."
     ),
 ]
+EngineOption: TypeAlias = Annotated[
+    str | None, typer.Option("--engine", metavar="ENGINE", help="What runs it: local, or spark.", show_default=False)
+]
+MasterOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--master", metavar="URL", help="Spark's master, such as local[4], yarn or spark://host:7077.", show_default=False),
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 #: The panels of `tidemill --help`.

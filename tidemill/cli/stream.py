@@ -71,14 +71,14 @@ def stream(
 @contextmanager
 def _errors_as(log_format: Literal["text", "json"]) -> Iterator[None]:
     """Who reads lines of JSON gets the last one as JSON too."""
-    from tidemill.apps import load
+    from tidemill.journal import Journal
 
     try:
         yield
     except TidemillError as error:
         if log_format == "text":
             raise
-        load("streaming.journal").Journal("tidemill", partial(typer.echo, err=True), log_format="json").error(str(error))
+        Journal("tidemill", partial(typer.echo, err=True), log_format="json").error(str(error))
         raise typer.Exit(1) from None
 
 

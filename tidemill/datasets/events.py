@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 import polars as pl
@@ -28,15 +28,24 @@ def known_events(env: Environment, source: Source, columns: list[str], *, rows: 
     no event there becomes a dead letter when it is streamed. Raises `LogError`, `StoreError`.
     """
     types = {name: source.schema[name].polars for name in columns}
-    ends: dict[int, int] = {}
-    for partition in partitions(env.offline, source.name):
-        ends[partition] = archived_end(env.offline, source.name, partition)
-        for frame in iter_range(env.offline, source.name, partition, 0, ends[partition], types, rows=rows):
+    ends = archived_ends(env, source)
+    for partition, end in ends.items():
+        for frame in iter_range(env.offline, source.name, partition, 0, end, types, rows=rows):
             yield frame.select(*types, "_time", "_arrival")
+    yield from events_beyond(env, source, columns, ends)
+
+
+def archived_ends(env: Environment, source: Source) -> dict[int, int]:
+    """Where the archive of each partition ends."""
+    return {partition: archived_end(env.offline, source.name, partition) for partition in partitions(env.offline, source.name)}
+
+
+def events_beyond(env: Environment, source: Source, columns: list[str], ends: Mapping[int, int]) -> Iterator[pl.DataFrame]:
+    """What `known_events` gives beyond these offsets of the partitions, from the log."""
     with closing(env.log(source)) as log:
         for partition in log.partitions():
             for frame in _rest(env, source, log, partition, ends.get(partition, 0)):
-                yield frame.select(*types, "_time", "_arrival")
+                yield frame.select(*columns, "_time", "_arrival")
 
 
 def _rest(env: Environment, source: Source, log: Log, partition: int, start: int) -> Iterator[pl.DataFrame]:

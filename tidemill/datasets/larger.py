@@ -66,12 +66,9 @@ def build(
     Raises `RequestError`, and what `get_historical_features` raises.
     """
     wanted = resolve_features(features, env.definitions)
-    scan = _scan(rows)
+    scan = scan_of(rows)
     check_columns(scan.collect_schema().names(), wanted)
-    if output.suffix != ".parquet":
-        raise RequestError(f"{output}: training sets are written as Parquet: let the name end in .parquet")
-    if not output.absolute().parent.is_dir():
-        raise RequestError(f"{output.absolute().parent}: there is no such directory")
+    check_output(output)
     with tempfile.TemporaryDirectory(prefix=".dataset-", dir=output.absolute().parent) as name:
         folder = Path(name)
         if rows.suffix != ".parquet":  # which can be begun anywhere
@@ -94,7 +91,16 @@ def build(
     return Dataset(output, n, answered.events, parts, knowledge, terms.freshness, answered.overflows)
 
 
-def _scan(rows: Path) -> pl.LazyFrame:
+def check_output(output: Path) -> None:
+    """Raise `RequestError` unless a training set can be written there."""
+    if output.suffix != ".parquet":
+        raise RequestError(f"{output}: training sets are written as Parquet: let the name end in .parquet")
+    if not output.absolute().parent.is_dir():
+        raise RequestError(f"{output.absolute().parent}: there is no such directory")
+
+
+def scan_of(rows: Path) -> pl.LazyFrame:
+    """The rows of a file. Raises `RequestError`."""
     if rows.suffix not in _SCANS:
         raise RequestError(f"{rows}: rows are read from .parquet, .csv or .jsonl")
     if not rows.is_file():
@@ -102,7 +108,7 @@ def _scan(rows: Path) -> pl.LazyFrame:
     return _SCANS[rows.suffix](rows)
 
 
-def _chunks(scan: pl.LazyFrame, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+def chunks(scan: pl.LazyFrame, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
     """The rows in their order, some at a time."""
     at = 0
     while True:
@@ -120,8 +126,8 @@ def _write_questions(scan: pl.LazyFrame, wanted: FeatureSet, folder: Path, progr
     columns = list(dict.fromkeys([TIMESTAMP, *wanted.keys]))
     at = 0
     with ExitStack() as stack:
-        writers: dict[str, _Writer] = {name: stack.enter_context(_Writer(folder / f"{name}.parquet")) for name in wanted.views}
-        for chunk in _chunks(scan, columns):
+        writers: dict[str, Writer] = {name: stack.enter_context(Writer(folder / f"{name}.parquet")) for name in wanted.views}
+        for chunk in chunks(scan, columns):
             t = instants(chunk[TIMESTAMP], at)
             numbers = pl.Series(_ROW, range(at, at + len(chunk)), dtype=pl.Int64)
             for name, view in wanted.views.items():
@@ -178,8 +184,8 @@ class _Answered:
 
 def _assemble(scan: pl.LazyFrame, n: int, wanted: FeatureSet, folder: Path, parts: int, output: Path, progress: Progress) -> None:
     at = 0
-    with _Writer(output) as writer:
-        for chunk in _chunks(scan):
+    with Writer(output) as writer:
+        for chunk in chunks(scan):
             stored: dict[str, pl.Series] = {}
             inside = (pl.col(_ROW) >= at) & (pl.col(_ROW) < at + len(chunk))
             for view in wanted.views:
@@ -191,7 +197,7 @@ def _assemble(scan: pl.LazyFrame, n: int, wanted: FeatureSet, folder: Path, part
             progress("writing", at, n)
 
 
-class _Writer:
+class Writer:
     """A Parquet file, frame by frame."""
 
     def __init__(self, path: Path) -> None:

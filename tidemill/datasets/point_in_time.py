@@ -31,8 +31,8 @@ ARRIVAL: Knowledge = "arrival"
 EVENT_TIME: Knowledge = "event_time"
 
 _ROW, _ENTITY, _VISIBLE = "_row", "_entity_number", "_visible"
-#: Rows answered at a time by one thread: what they take until they are numbers fits in some tens of MB.
-_ROWS_AT_ONCE = 100_000
+#: Rows are answered some at a time by each thread, as many as take this until they are numbers.
+_PIECE_BYTES = 64 << 20
 _THREADS = os.cpu_count() or 1
 
 
@@ -152,7 +152,7 @@ class ViewQuestions:
         self._kept = list(dict.fromkeys([*ids, *(a.column for a in aggregations if a.column), *filtered]))
         self._entities = rows.select(keys).unique(maintain_order=True).with_row_index(_ENTITY).cast({_ENTITY: pl.Int64})
         numbered = rows.join(self._entities, on=keys, how="left", maintain_order="left").select(_ENTITY, INSTANT)
-        self._rows = numbered.with_row_index(_ROW).sort(_ENTITY, INSTANT)
+        self._rows = numbered.with_row_index(_ROW)
         t = rows[INSTANT]
         self._last = END if t.is_empty() else int(t.max())  # type: ignore[arg-type]  # Int64
         first = END if t.is_empty() else int(t.min())  # type: ignore[arg-type]
@@ -174,7 +174,8 @@ class ViewQuestions:
     def answers(self) -> dict[str, Column]:
         """A column per feature, in the order of the rows as they were given. The events are given back."""
         past = self._past()
-        rows = _sorted(self._rows)
+        self._rows = _grouped(self._rows, INSTANT, len(self._entities))
+        rows = _pieces(self._rows, max(1, _PIECE_BYTES // past.row_bytes))
         with ThreadPoolExecutor(_THREADS) as pool:
             pieces = list(pool.map(past.ask, rows))
         order = self._rows[_ROW].to_numpy()
@@ -189,17 +190,24 @@ class ViewQuestions:
             raise TidemillError(f"training sets need Numba ({error}): pip install 'tidemill[datasets]'") from None
         columns = {c: self.view.source.schema[c].polars for c in self._kept}
         empty = pl.DataFrame(schema={**columns, "_time": pl.Int64, _ENTITY: pl.Int64, _VISIBLE: pl.Int64})
-        events = pl.concat(self._events or [empty]).sort(_ENTITY, "_time")
+        events = _grouped(pl.concat(self._events or [empty]), "_time", len(self._entities))
         self._events = []
         return Past(self.bundle, events, list(self._wanted.values()))
 
 
-def _sorted(rows: pl.DataFrame) -> Iterator[Any]:
+def _grouped(frame: pl.DataFrame, at: str, entities: int) -> pl.DataFrame:
+    """Sorted by entity and the column `at`."""
+    from tidemill.kernel.moving import grouped
+
+    return frame[grouped(frame[_ENTITY].to_numpy(), frame[at].to_numpy(), entities)]
+
+
+def _pieces(rows: pl.DataFrame, step: int) -> Iterator[Any]:
     from tidemill.kernel.past import Rows
 
     every = Rows(rows[_ENTITY].to_numpy(), rows[INSTANT].to_numpy())
-    for a in range(0, max(len(every), 1), _ROWS_AT_ONCE):
-        yield every.part(a, min(a + _ROWS_AT_ONCE, len(every)))
+    for a in range(0, max(len(every), 1), step):
+        yield every.part(a, min(a + step, len(every)))
 
 
 def _joined(pieces: Sequence[Column], back: Any) -> Column:

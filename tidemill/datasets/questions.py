@@ -49,7 +49,7 @@ def check_columns(names: Sequence[str], wanted: FeatureSet) -> None:
             raise RequestError(f"entity_df has a column {name!r}, which is what a feature is named: rename or drop it")
 
 
-def instants(column: pl.Series, first: int = 0) -> pl.Series:
+def instants(column: pl.Series, first: int = 0, what: str = TIMESTAMP) -> pl.Series:
     """The instant of each row as INSTANT, Int64 UTC microseconds: what is finer is floored, what is naive is read as UTC.
 
     Dates are midnight, text is ISO 8601, integers are microseconds. Raises `RequestError`, naming the first row that is none, counted
@@ -67,12 +67,12 @@ def instants(column: pl.Series, first: int = 0) -> pl.Series:
     elif kind == pl.Null:
         times = column.cast(pl.Int64)
     else:
-        raise RequestError(f"{TIMESTAMP} is a column of {kind}: give datetimes, dates, ISO 8601 texts, or integers (UTC microseconds)")
+        raise RequestError(f"{what} is a column of {kind}: give datetimes, dates, ISO 8601 texts, or integers (UTC microseconds)")
     bad = (times.is_null() | (times < MIN_TIME) | (times >= MAX_TIME)).fill_null(True)
     if bad.any():
         row = bad.arg_max()
         assert row is not None
-        raise RequestError(f"row {first + row}: {TIMESTAMP} is {column[row]!r}: give an instant in the years 1 to 9999 in every row")
+        raise RequestError(f"row {first + row}: {what} is {column[row]!r}: give an instant in the years 1 to 9999 in every row")
     return times.alias(INSTANT)
 
 
@@ -102,7 +102,7 @@ def _key(column: pl.Series, name: str, kind: ColumnType, first: int) -> pl.Serie
     elif kind.name == "bool":
         fits = found == pl.Boolean
     else:
-        return instants(column, first).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias(name)
+        return instants(column, first, f"key {name!r}").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias(name)
     if column.null_count():
         row = column.is_null().arg_max()
         assert row is not None

@@ -117,6 +117,19 @@ class OnDemand:
         Raises `RequestError`, naming the function, when a column is missing or holds something of another type, when the function
         raises, and when it returns something other than n numbers that `output` can hold.
         """
+        values = self._result(columns)
+        return [self._output(value, row) for row, value in enumerate(values.tolist())]
+
+    def evaluate_series(self, columns: Mapping[str, pl.Series]) -> pl.Series:
+        """`evaluate` of many rows: the values as a series of the type `output`. Raises `RequestError`."""
+        values = self._result(columns)
+        if self.output.name == "float" and values.dtype.kind in "fiu":  # as `_output`, without a Python object per row
+            numbers = values.astype(np.float64)
+            return pl.Series(np.where(np.isfinite(numbers), numbers, np.nan)).fill_nan(None)
+        return pl.Series([self._output(value, row) for row, value in enumerate(values.tolist())], dtype=self.output.polars)
+
+    def _result(self, columns: Mapping[str, Sequence[Any] | Array | pl.Series]) -> Array:
+        """What the function returned, as n numbers."""
         inputs = {}
         for parameter, source in self.parameters.items():
             if source.column not in columns:
@@ -131,13 +144,9 @@ class OnDemand:
                 result = self.function(**inputs)
         except Exception as error:
             raise RequestError(f"on-demand feature {self.name!r} failed: {type(error).__name__}: {error}") from error
-        return [self._output(value, row) for row, value in enumerate(self._numbers(result, n))]
+        return self._numbers(result, n)
 
-    def evaluate_series(self, columns: Mapping[str, pl.Series]) -> pl.Series:
-        """`evaluate` of many rows: the values as a series of the type `output`. Raises `RequestError`."""
-        return pl.Series(self.evaluate(columns), dtype=self.output.polars)  # type: ignore[arg-type]  # a series is a sequence
-
-    def _argument(self, column: str, values: Sequence[Any] | Array, kind: ColumnType) -> Array:
+    def _argument(self, column: str, values: Sequence[Any] | Array | pl.Series, kind: ColumnType) -> Array:
         """Each value by itself, so that what a row's value becomes does not depend on the other rows."""
         if isinstance(values, pl.Series):
             if kind.numeric and values.dtype == kind.polars:  # as below, without a Python object per row
@@ -156,7 +165,7 @@ class OnDemand:
         # Not np.array: of lists that are of one length it makes a matrix.
         return np.fromiter(found, dtype=np.float64 if kind.numeric else object, count=len(found))
 
-    def _numbers(self, result: Any, n: int) -> list[Any]:
+    def _numbers(self, result: Any, n: int) -> Array:
         """The n numbers that the function returned."""
         expected = f"on-demand feature {self.name!r} must return {n} numbers, one per row"
         if result is None:
@@ -170,8 +179,7 @@ class OnDemand:
         if values.shape != (n,):
             fix = "work on whole arrays, as in np.where(a > 0, b / a, 0.0)"
             raise RequestError(f"{expected}; it returned an array of shape {values.shape}: {fix}")
-        numbers: list[Any] = values.tolist()
-        return numbers
+        return values
 
     def _output(self, value: Any, row: int) -> float | int | bool | None:
         """A returned number in the type of the output; None where it is not finite."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from tidemill.definitions.names import suggestion
 from tidemill.errors import DefinitionError, NotFoundError
@@ -22,14 +23,26 @@ MAX_PORT = 65_535
 MAX_LINGER = 10 * SECOND
 
 #: What each section of tidemill.toml may hold.
-#: [kafka] may hold anything: the client's own settings, and those of a schema registry.
+#: [kafka] may hold anything: the client's own settings, and those of a schema registry. So may [spark]: `"spark.executor.memory" = "8g"`.
 _KEYS: dict[str, dict[str, type]] = {
     "project": {"name": str, "definitions": str},
     "online": {"url": str, "shards": int, "slack": str},
     "offline": {"url": str},
     "stream": {"brokers": str, "workers": int, "linger": str, "metrics": int, "metrics_host": str},
     "kafka": {"client": str},
-    "batch": {"every": str, "metrics": int, "metrics_host": str},
+    "batch": {"every": str, "metrics": int, "metrics_host": str, "engine": str},
+    "spark": {"master": str},
+    "predict": {
+        "model": str,
+        "to": str,
+        "id": str,
+        "features_from": str,
+        "threshold": float,
+        "chunk": int,
+        "checks": dict,
+        "metrics": int,
+        "metrics_host": str,
+    },
     "models": {"trusted": list},
     "log": {"reads": float, "predictions": float, "directory": str},
     "learner": {
@@ -38,7 +51,8 @@ _KEYS: dict[str, dict[str, type]] = {
         "publish_examples": int,
     },
 }
-_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list of texts"}
+ENGINES = ("local", "spark")
+_TYPE_NAMES = {str: "text", int: "a whole number", list: "a list of texts", float: "a number", dict: "a table"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SQLITE = "sqlite:///"
 #: What a schema registry lets in by. (Those of Kafka itself come from variables of their own; see `tidemill.logs.kafka.settings`.)
@@ -54,8 +68,9 @@ class Project:
     relative paths made absolute. `brokers`: Kafka, or None: the sources' files are the log. `shards`: how many an entity is hashed to,
     fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
     gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
-    (`stream.workers`, `stream.metrics`, `batch.every`, `log.reads`, `models.trusted`, `kafka.client`, the Kafka client's own settings,
-    named as librdkafka names them, and those of a schema registry).
+    (`stream.workers`, `stream.metrics`, `batch.every`, `batch.engine`, `spark.master`, Spark's own settings, `models.trusted`,
+    `predict`, `log.reads`, `learner`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a
+    schema registry).
     """
 
     directory: Path
@@ -84,7 +99,7 @@ class Project:
         workers = values.get("stream", "workers", 1)
         if workers < 1:
             raise DefinitionError(f"{file}: stream.workers is at least 1; got {workers}")
-        for section in ("stream", "batch"):
+        for section in ("stream", "batch", "predict"):
             port = values.get(section, "metrics", 0)
             if not 0 <= port <= MAX_PORT:
                 raise DefinitionError(f"{file}: {section}.metrics is a port, from 1 to {MAX_PORT}, or 0 for a free one; got {port}")
@@ -98,6 +113,8 @@ class Project:
                 raise DefinitionError(f"{file}: log.{what} is the share of {what} to note, from 0 to 1; got {share}")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
+        if values.get("batch", "engine", "local") not in ENGINES:
+            raise DefinitionError(f"{file}: batch.engine is {' or '.join(ENGINES)}; got {values.get('batch', 'engine', None)!r}")
         fixed = {
             "project": ("name", "definitions"),
             "online": ("url", "shards", "slack"),
@@ -139,26 +156,39 @@ class _Values:
                 raise DefinitionError(f"{file}: {section} is a section: write [{section}] on a line of its own, and its keys below")
             self.sections[section] = {key: self._checked(section, key, value, environment) for key, value in items.items()}
 
-    def _checked(self, section: str, key: str, value: object, environment: Mapping[str, str]) -> object:
+    def _checked(self, section: str, key: str, value: object, environment: Mapping[str, str], of: str = "") -> object:
+        """A value of a section, or, in [predict], of what it says `of` some predictions."""
         known = _KEYS[section]
-        if section == "kafka" and key != "client":
+        if section == "predict" and not of and isinstance(value, dict) and key != "checks":
+            return {name: self._checked(section, name, item, environment, key) for name, item in value.items()}
+        if section in ("kafka", "spark") and key not in known:
             if isinstance(value, dict):
-                raise DefinitionError(f'{self.file}: kafka.{key} has dots in its name, so write the name in quotes: "{key}..." = ...')
+                raise DefinitionError(f'{self.file}: {section}.{key} has dots in its name, so write the name in quotes: "{key}..." = ...')
             if not isinstance(value, (str, int, float, bool)):
-                raise DefinitionError(f"{self.file}: kafka.{key} must be one value; got {type(value).__name__}")
+                raise DefinitionError(f"{self.file}: {section}.{key} must be one value; got {type(value).__name__}")
+            if section == "spark" and not key.startswith("spark."):
+                raise DefinitionError(
+                    f'{self.file}: unknown key spark.{key}; write master, or a setting of Spark such as "spark.executor.memory"'
+                )
             if key.startswith(_REGISTRY) and key.endswith(_SECRET) and "${" not in str(value):
                 raise DefinitionError(f'{self.file}: kafka.{key} does not belong into a file: write "${{VARIABLE}}", and set that variable')
-            return self._expanded(f"kafka.{key}", str(value).lower() if isinstance(value, bool) else str(value), environment)
+            return self._expanded(f"{section}.{key}", str(value).lower() if isinstance(value, bool) else str(value), environment)
         if key not in known:
             raise DefinitionError(f"{self.file}: unknown key {section}.{key}; {suggestion(key, known)}")
-        wanted: tuple[type, ...] = (int, float) if known[key] is float else (known[key],)
-        if not isinstance(value, wanted) or isinstance(value, bool):
+        if known[key] is float and type(value) is int:
+            value = float(value)
+        if not isinstance(value, known[key]) or isinstance(value, bool):
             raise DefinitionError(f"{self.file}: {section}.{key} must be {_TYPE_NAMES[known[key]]}; got {type(value).__name__}")
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise DefinitionError(f"{self.file}: {section}.{key} must be a list of texts; got {value!r}")
         if isinstance(value, str):
             if not value:
                 raise DefinitionError(f"{self.file}: {section}.{key} is empty; give it a value, or leave it out")
+            if (section, key) == ("predict", "to") and "${" not in value and has_password(value):
+                raise DefinitionError(
+                    f'{self.file}: the password in predict.to does not belong into a file: write "${{VARIABLE}}" instead, and set that '
+                    "variable, or leave it to PGPASSWORD or ~/.pgpass"
+                )
             return self._expanded(f"{section}.{key}", value, environment)
         return value
 
@@ -189,6 +219,16 @@ def _parse(file: Path) -> dict[str, Any]:
         raise DefinitionError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise DefinitionError(f"{file} is not valid TOML: {error}") from None
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds one.
+
+    >>> has_password("postgresql://me:secret@db/shop"), has_password("postgresql://me@db/shop")
+    (True, False)
+    """
+    parts = urlsplit(url)
+    return parts.password is not None or "password" in parse_qs(parts.query)
 
 
 def _online(root: Path, url: str) -> str:

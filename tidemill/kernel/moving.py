@@ -15,11 +15,42 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from tidemill.kernel.table import Int64s
+
 Array = Any
 #: The minimum of nothing.
 NOTHING = np.iinfo(np.int64).max
 
 _compiled = njit(cache=True, nogil=True, boundscheck=False)
+
+
+def grouped(entity: Int64s, at: Int64s, entities: int) -> Int64s:
+    """The order that sorts by entity (numbers below `entities`), then by `at`. Fast where each entity's are in order already.
+
+    >>> grouped(np.array([1, 0, 1, 0]), np.array([5, 7, 4, 8]), 2).tolist()
+    [1, 3, 2, 0]
+    """
+    order = np.empty(len(entity), dtype=np.int64)
+    _grouped(entity, at, np.zeros(entities + 1, dtype=np.int64), order)
+    return order
+
+
+@_compiled
+def _grouped(entity: Array, at: Array, ends: Array, order: Array) -> None:
+    for e in entity:
+        ends[e + 1] += 1
+    for e in range(len(ends) - 1):
+        ends[e + 1] += ends[e]
+    place = ends.copy()
+    for i in range(len(entity)):
+        order[place[entity[i]]] = i
+        place[entity[i]] += 1
+    for e in range(len(ends) - 1):
+        for i in range(ends[e] + 1, ends[e + 1]):
+            if at[order[i - 1]] > at[order[i]]:
+                run = order[ends[e] : ends[e + 1]].copy()
+                order[ends[e] : ends[e + 1]] = run[np.argsort(at[run], kind="mergesort")]
+                break
 
 
 @_compiled

@@ -75,6 +75,11 @@ class Past:
             for place, (i, _, _) in enumerate(members):
                 self._place[i] = len(self._groups) - 1, place
 
+    @property
+    def row_bytes(self) -> int:
+        """About what a row takes until its answers are numbers."""
+        return sum(8 * len(group.windows) * group.words for group in self._groups)
+
     def ask(self, rows: Rows) -> list[Column]:
         """The answers, a column per feature wanted, in the order of the rows."""
         found = [group.ask(rows) for group in self._groups]
@@ -103,7 +108,9 @@ def _group(bundle: Bundle, events: pl.DataFrame, masks: dict[str, pl.Series], me
 
 
 class _Group:
-    """Features that share a pass: their windows, and the events that the pass reads."""
+    """Features that share a pass: their windows, and the events that the pass reads. `words`: of state, per row and window."""
+
+    words = 2
 
     def __init__(self, events: pl.DataFrame, members: Sequence[tuple[Compiled, Wanted]]) -> None:
         self.members = list(members)
@@ -138,6 +145,7 @@ class _Fixed(_Group):
         self._least = bundle.fixed.of_events(least, events, masks) if least else None
         at = np.cumsum([0, *(p.words for p in adding + least)]).tolist()
         where = {p: range(at[i], at[i + 1]) for i, p in enumerate(adding + least)}
+        self.words = self._adds.shape[1] + (0 if self._least is None else self._least.shape[1])
         self._words = [[w for p in compiled.parts for w in where[p]] for compiled, _ in members]
 
     def ask(self, rows: Rows) -> list[Column]:
@@ -204,6 +212,8 @@ class _Quantiles(_Group):
 class _Registers(_Group):
     """Distinct counts."""
 
+    words = REST_BITS + 2
+
     def __init__(self, events: pl.DataFrame, members: Sequence[tuple[Compiled, Wanted]], table: RegisterTable) -> None:
         super().__init__(events, members)
         self._register, self._rank = table.cells(events[table.column])
@@ -231,6 +241,7 @@ class _Entries(_Group):
         events = events.sort(by, nulls_last=False, maintain_order=False)
         super().__init__(events, members)
         self._order, self._values = table.order, events[table.column]
+        self.words = 1 + table.order.n
 
     def ask(self, rows: Rows) -> list[Column]:
         begin, end, row, edges = self.runs(rows)

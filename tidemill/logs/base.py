@@ -49,6 +49,13 @@ class PartitionReader(Protocol):
         """Up to `max_records` records, or None: nothing new for now. Never blocks; raises `LogError`."""
         ...
 
+    def confirm(self) -> None:
+        """Raise `LogChangedError` unless all that was read is of the log that was opened; for whoever is about to count it.
+
+        `LogUnavailableError` where that cannot be known now.
+        """
+        ...
+
     def seek(self, offset: int) -> None:
         """Go on from this offset instead. Raises `LogTruncatedError` if the log no longer has it."""
         ...

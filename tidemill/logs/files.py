@@ -140,6 +140,9 @@ class FileReader:
     #: A read looks at the files themselves.
     at_end = True
 
+    def confirm(self) -> None:
+        """A read that finds other files than before fails by itself."""
+
     def read(self, max_records: int) -> RecordBatch | None:
         """Up to `max_records` records of one file; None when there is nothing new. Blank JSON lines count, and are not in the batch."""
         while self._cursor is not None or self._enter():

@@ -23,12 +23,13 @@ from tidemill.definitions.names import check_name, suggestion
 from tidemill.environment import Environment
 from tidemill.errors import ModelError, ModelRefusedError, NotFoundError, TidemillError
 from tidemill.models import frameworks
+from tidemill.models.candidate import Prepared, check_fill, two_classes, used_features
 from tidemill.models.golden import FILE as GOLDEN
 from tidemill.models.golden import Golden, golden_rows
 from tidemill.models.journal import CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, before_promotion
 from tidemill.models.loaded import LoadedModel, load_model, score_finite, unchecked
-from tidemill.models.manifest import Class, Fallback, Kind, Manifest, ModelFeature, Stored, check_fallback, check_max_missing
-from tidemill.models.meaning import check_numeric, definition_digest, features_of
+from tidemill.models.manifest import Class, Fallback, Kind, Manifest, Stored, check_fallback, check_max_missing
+from tidemill.models.meaning import definition_digest, features_of
 from tidemill.models.predictor import Context, Dumped, Matrix
 from tidemill.times import from_micros
 
@@ -135,6 +136,28 @@ class Models:
         model: Any,
         *,
         service: str,
+        metrics: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        description: str = "",
+        files: Mapping[str, bytes] | None = None,
+        by: str | None = None,
+        why: str | None = None,
+        **options: Any,
+    ) -> Manifest:
+        """Keep a fitted model as the next version of `name`. It serves nobody before it is promoted.
+
+        `model`, `service` and the other options: see `prepare`. `metrics` and `data` (from, to, rows of the training set) go into the
+        manifest, `files` beside it.
+        """
+        prepared = self.prepare(name, model, service=service, **options)
+        return self.add(prepared, metrics=metrics, data=data, description=description, files=files, by=by, why=why)
+
+    def prepare(
+        self,
+        name: str,
+        model: Any,
+        *,
+        service: str,
         features: Sequence[str] | None = None,
         kind: Kind | None = None,
         classes: Sequence[Class] | None = None,
@@ -144,20 +167,14 @@ class Models:
         fallback: Fallback = None,
         max_missing: int | None = None,
         golden: Matrix | None = None,
-        metrics: Mapping[str, Any] | None = None,
-        data: Mapping[str, Any] | None = None,
-        description: str = "",
-        files: Mapping[str, bytes] | None = None,
-        by: str | None = None,
-        why: str | None = None,
-    ) -> Manifest:
-        """Keep a fitted model as the next version of `name`. It serves nobody before it is promoted.
+    ) -> Prepared:
+        """A fitted model as a version would have it, tried, and not kept yet.
 
         `model`: a fitted model of scikit-learn, LightGBM or River, an ONNX model, a file of one (.skops, .onnx, .txt), or an import path
         `module:attribute`. `features`: the columns of its matrix in order, where it does not know them and they are not simply the
         service's. `classes`, in the model's order, and `positive`, the one whose probability is the score (default: the second; its
-        text will do). `threshold`: from which score on a row is in that class (0.5). `fill`: what replaces a null, per feature; other nulls are NaN.
-        `fallback`, `max_missing`: see `FeatureStore.score`. `golden`: rows to try it with, besides nulls, zeros and ones.
+        text will do). `threshold`: from which score on a row is in that class (0.5). `fill`: what replaces a null, per feature; other
+        nulls are NaN. `fallback`, `max_missing`: see `FeatureStore.score`. `golden`: rows to try it with, besides nulls, zeros and ones.
 
         Raises `ModelError` for a model that does not fit the service, is no binary classifier or regression, or does not score
         its golden rows with finite numbers; `NotFoundError` for the service.
@@ -166,15 +183,9 @@ class Models:
         wanted = self._wanted(service)
         framework = frameworks.framework_of(model)
         dumped = self._dumped(framework, model, kind, None if classes is None else tuple(classes))
-        used = _used(features_of(wanted), features or dumped.names, dumped.width, service)
-        named = {f.name for f in used}
-        unknown = sorted(set(fill or {}) - named)
-        if unknown:
-            raise ModelError(f"fill names {unknown[0]!r}, which the model does not read; {suggestion(unknown[0], named)}")
-        for feature, value in (fill or {}).items():
-            if not np.isfinite(value):
-                raise ModelError(f"fill of {feature!r} is {value}: nulls are replaced by finite numbers")
-        pair, chosen, limit = _classes(dumped, positive, threshold)
+        used = used_features(features_of(wanted), features or dumped.names, dumped.width, service)
+        check_fill(fill or {}, {f.name for f in used})
+        pair, chosen, limit = two_classes(dumped, positive, threshold)
         try:
             fallback, max_missing = check_fallback(fallback), check_max_missing(max_missing)
         except ValueError as error:
@@ -199,9 +210,6 @@ class Models:
             libraries=frameworks.installed(dumped.libraries),
             pinned=dumped.pinned,
             options=dumped.options,
-            metrics=dict(metrics or {}),
-            data=dict(data or {}),
-            description=description,
         )
         loaded = unchecked(manifest, dumped.data, "", self._context)
         given = None if golden is None else np.asarray(golden, dtype=np.float64)[:GOLDEN_ROWS]
@@ -210,8 +218,25 @@ class Models:
         rows = golden_rows(len(used), given)
         tried = Golden(manifest.columns, tuple(tuple(None if np.isnan(v) else v for v in r) for r in rows.tolist()), ())
         encoded = replace(tried, scores=tuple(score_finite(loaded, rows).tolist())).encode()
-        manifest = self._stored(replace(manifest, golden=Stored.of(GOLDEN, encoded)), encoded, dumped.data, files or {})
-        self._append(name, "register", manifest.version, None, by, why, lambda aliases: aliases)
+        return Prepared(replace(loaded, manifest=replace(manifest, golden=Stored.of(GOLDEN, encoded))), dumped.data, encoded)
+
+    def add(
+        self,
+        prepared: Prepared,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        description: str = "",
+        files: Mapping[str, bytes] | None = None,
+        by: str | None = None,
+        why: str | None = None,
+    ) -> Manifest:
+        """Keep what `prepare` made as the next version."""
+        said = replace(
+            prepared.loaded.manifest, metrics=dict(metrics or {}), data=dict(data or {}), description=description, created_at=self._now()
+        )
+        manifest = self._stored(said, prepared.golden, prepared.artifact, files or {})
+        self._append(manifest.model, "register", manifest.version, None, by, why, lambda aliases: aliases)
         return manifest
 
     def promote(
@@ -357,44 +382,3 @@ class Models:
 _MOVED = (
     "someone else moved an alias of model {name!r} meanwhile: look at `tidemill model show {name}`, and run this again if it still is meant"
 )
-
-
-def _used(known: Mapping[str, ModelFeature], names: Sequence[str] | None, width: int | None, service: str) -> tuple[ModelFeature, ...]:
-    """The features of the matrix, in its order."""
-    order = [n.replace(":", "__", 1) for n in names] if names is not None else list(known)
-    for column in order:
-        if column not in known:
-            raise ModelError(
-                f"the model reads {column!r}, which service {service!r} does not have; {suggestion(column, known)}; where its own names "
-                "are others, say features=[...] in the order of its matrix"
-            )
-    if len(set(order)) != len(order):
-        raise ModelError("the model's features name a column twice")
-    if width is not None and width != len(order):
-        raise ModelError(
-            f"the model was fitted on {width} columns, and these are {len(order)} features: say which, features=[...], in its order"
-        )
-    used = tuple(known[c] for c in order)
-    check_numeric(used)
-    return used
-
-
-def _classes(
-    dumped: Dumped, positive: Class | None, threshold: float | None
-) -> tuple[tuple[Class, ...] | None, Class | None, float | None]:
-    """Of a classifier: its two classes, the positive one, and the threshold."""
-    if dumped.kind == "regressor":
-        if positive is not None or threshold is not None:
-            raise ModelError("a regression has no classes: leave positive and threshold out")
-        return None, None, None
-    pair = dumped.classes or (False, True)
-    if len(pair) != 2:
-        raise ModelError(f"a classifier here tells two classes apart; this one has {len(pair)}: {', '.join(map(repr, pair[:10]))}")
-    said = [c for c in pair if c == positive] or [c for c in pair if str(c).lower() == str(positive).lower()]
-    chosen = pair[1] if positive is None else said[0] if said else None
-    if chosen is None:
-        raise ModelError(f"positive is {positive!r}, which is none of the model's classes, {pair[0]!r} and {pair[1]!r}")
-    limit = 0.5 if threshold is None else float(threshold)
-    if not 0.0 <= limit <= 1.0:
-        raise ModelError(f"threshold is a probability, from 0 to 1; got {threshold!r}")
-    return pair, chosen, limit

@@ -64,6 +64,8 @@ class KafkaReader(ABC):
         self._form = form
         self._heard = time.monotonic()
         self._refused = False
+        #: When the last records were fetched, by the watch's clock.
+        self._fetched: float | None = None
         self._fault: LogError | None = None
         self._process = os.getpid()
 
@@ -96,9 +98,18 @@ class KafkaReader(ABC):
             self._watch.check(self.partition, heard=self._heard)
             return None
         self._watch.check(self.partition, heard=self._heard)  # of a topic that was created again, nothing is handed out
+        self._fetched = self._watch.now()
         start, self.position = self.position, fetched.end
         values, (most, lines) = fetched.values, self._form
         return record_batch(self.partition, start, fetched.end, fetched.offsets, values, fetched.millis, most, lines=lines)
+
+    def confirm(self) -> None:
+        """Ask for the topic's id, unless that was done since the last records came: of another topic, they must not be counted.
+
+        Raises `LogChangedError`, `LogError`, and `LogUnavailableError` where nobody answers.
+        """
+        if self._fetched is not None:
+            self._watch.confirm(self._fetched)
 
     def seek(self, offset: int) -> None:
         """Go on from this offset instead. Raises what `KafkaLog.open` raises."""

@@ -50,6 +50,8 @@ class TopicWatch:
         self._timeout = timeout
         self._clock = clock
         self._fault: LogError | None = None
+        #: When the last look began that got the topic's id.
+        self._confirmed = self.seen.at
         self._why = ""
         self._served = dict.fromkeys(known.partitions, clock())
         self._missing = 0
@@ -83,6 +85,29 @@ class TopicWatch:
                 f"for {self._timeout:g} seconds; reading goes on when there is one{self._why}"
             )
 
+    def now(self) -> float:
+        """What its clock says."""
+        return self._clock()
+
+    def confirm(self, since: float) -> None:
+        """Raise what is wrong with the topic as of a look that began at `since` or later, which is made now if there was none.
+
+        `LogUnavailableError`: nobody could say.
+        """
+        if self._confirmed < since:
+            at = self._clock()
+            try:
+                self._found(at, self._admin.describe(self._known.name))
+            except MissingTopicError as error:
+                raise LogUnavailableError(f"{error}; it was there when reading began") from error
+        if self._fault is not None:
+            raise type(self._fault)(*self._fault.args)
+
+    def _found(self, at: float, topic: Topic) -> None:
+        if self._fault is None or isinstance(self._fault, LogChangedError):
+            self._fault = changed(self._known, topic)
+        self._confirmed = max(self._confirmed, at)
+
     def is_end(self, partition: int, position: int) -> bool:
         """Whether the log ended here when it was last looked at, and that was just now."""
         seen = self.seen
@@ -114,8 +139,7 @@ class TopicWatch:
             self._why = f" ({error})"
             return
         self._missing = 0
-        if self._fault is None or isinstance(self._fault, LogChangedError):
-            self._fault = changed(self._known, topic)
+        self._found(at, topic)
         ends: dict[int, int] = {}
         try:
             wanted = self._wanted() & set(topic.partitions) - topic.leaderless

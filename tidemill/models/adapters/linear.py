@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tidemill.models.predictor import Matrix, Predictor
 
@@ -17,16 +18,33 @@ from tidemill.models.predictor import Matrix, Predictor
 TOLERANCE = 1e-12
 
 
-class LinearPredictor:
-    """`link(x * scale + shift . weights)`, nulls replaced first."""
+class _Imputed:
+    """What SimpleImputer does to nulls."""
 
-    def __init__(self, fill: Matrix | None, mean: Matrix, scale: Matrix, weights: Matrix, bias: float, sign: float | None) -> None:
-        self._fill, self._mean, self._scale = fill, mean, scale
+    def __init__(self, fill: Matrix, indicated: npt.NDArray[np.intp] | None) -> None:
+        self._fill, self._indicated = fill, indicated
+
+    @property
+    def width(self) -> int:
+        """How many columns come out."""
+        return len(self._fill) + (0 if self._indicated is None else len(self._indicated))
+
+    def __call__(self, matrix: Matrix) -> Matrix:
+        null = np.isnan(matrix)
+        filled: Matrix = np.where(null, self._fill, matrix)
+        return filled if self._indicated is None else np.concatenate([filled, null[:, self._indicated]], axis=1)
+
+
+class LinearPredictor:
+    """Nulls replaced, and told in columns of their own where `indicated` says; then scaled, weighted, summed, and a link for `sign`."""
+
+    def __init__(self, imputed: _Imputed | None, mean: Matrix, scale: Matrix, weights: Matrix, bias: float, sign: float | None) -> None:
+        self.imputed, self._mean, self._scale = imputed, mean, scale
         self._weights, self._bias, self._sign = weights, bias, sign
 
     def predict(self, matrix: Matrix) -> Matrix:
-        if self._fill is not None:
-            matrix = np.where(np.isnan(matrix), self._fill, matrix)
+        if self.imputed is not None:
+            matrix = self.imputed(matrix)
         line: Matrix = ((matrix - self._mean) / self._scale) @ self._weights + self._bias
         if self._sign is None:
             return line
@@ -47,7 +65,7 @@ def linear_form(estimator: Any, positive: int | None, general: Predictor, width:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(64, width)) * np.exp(rng.normal(scale=3, size=(64, width)))
     rows[:4] = [[0.0], [1.0], [-1.0], [1e6]]
-    if form._fill is not None:
+    if form.imputed is not None:
         rows[rng.random(rows.shape) < 0.2] = np.nan
     theirs = general.predict(rows)
     mine = np.concatenate([form.predict(rows[:32]), *(form.predict(rows[i : i + 1]) for i in range(32, 64))])
@@ -63,14 +81,16 @@ def _form(estimator: Any, positive: int | None, width: int) -> LinearPredictor |
 
     steps = [step for _, step in estimator.steps] if type(estimator) is Pipeline else [estimator]
     steps = [step for step in steps if step is not None and step != "passthrough"]
-    fill: Matrix | None = None
-    mean, scale = np.zeros(width), np.ones(width)
+    imputed: _Imputed | None = None
     if type(steps[0]) is SimpleImputer:
         imputer = steps.pop(0)
         fill = np.asarray(imputer.statistics_, dtype=np.float64)
         plain = isinstance(imputer.missing_values, float) and math.isnan(imputer.missing_values)
-        if imputer.add_indicator or not plain or bool(np.isnan(fill).any()):
+        if not plain or bool(np.isnan(fill).any()):
             return None
+        imputed = _Imputed(fill, np.asarray(imputer.indicator_.features_) if imputer.add_indicator else None)
+        width = imputed.width
+    mean, scale = np.zeros(width), np.ones(width)
     if type(steps[0]) is StandardScaler:
         scaler = steps.pop(0)
         mean = mean if scaler.mean_ is None or not scaler.with_mean else np.asarray(scaler.mean_)
@@ -79,7 +99,9 @@ def _form(estimator: Any, positive: int | None, width: int) -> LinearPredictor |
     if positive is not None:
         if type(model) is not LogisticRegression:
             return None
-        return LinearPredictor(fill, mean, scale, model.coef_[0].astype(np.float64), float(model.intercept_[0]), 1.0 if positive else -1.0)
+        return LinearPredictor(
+            imputed, mean, scale, model.coef_[0].astype(np.float64), float(model.intercept_[0]), 1.0 if positive else -1.0
+        )
     if type(model) not in (LinearRegression, Ridge, Lasso, ElasticNet):
         return None
-    return LinearPredictor(fill, mean, scale, np.ravel(model.coef_).astype(np.float64), float(np.ravel(model.intercept_)[0]), None)
+    return LinearPredictor(imputed, mean, scale, np.ravel(model.coef_).astype(np.float64), float(np.ravel(model.intercept_)[0]), None)

@@ -1,4 +1,4 @@
-"""The log of stream processes: one line per message, with named fields, as text for people or JSON for machines.
+"""The log of a command's processes: one line per message, with named fields, as text for people or JSON for machines.
 
 A line is given to a function as a whole, so that lines of several threads and processes do not mix.
 """

@@ -1,0 +1,269 @@
+"""The fold on Spark: the same tiles, the same versions, on as many machines as there are.
+
+Tasks read ranges of the archive, each with tidemill's own reader; what they exchange are tiles. First a look at the times alone
+says what the version's horizon will be. Then every task folds its range with that horizon, so straight into tiles as wide as they will
+ever be in this version; tiles of one table and day meet in one task, which merges them and writes the day's file. Merging is exact, so
+it does not matter how the ranges lie, nor which task comes first. A task that is tried again writes a file under another name; only
+those named by the tasks that Spark counted are in the version, which the driver commits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from pyspark import Accumulator
+from pyspark.sql import SparkSession
+
+from tidemill.aggregations import aggregation_from_spec
+from tidemill.definitions.source import str_of_type, type_of_str
+from tidemill.environment import Environment
+from tidemill.horizon import horizon_of
+from tidemill.kernel.bundle import Bundle
+from tidemill.kernel.memory import keep_freed_memory
+from tidemill.kernel.table import SPAN
+from tidemill.kernel.tiles import span_starts
+from tidemill.offline.archive import iter_range
+from tidemill.offline.partials import PartialFile, Partials
+from tidemill.offline.store import OfflineStore
+from tidemill.times import BEGINNING, DAY, floor_to
+
+from ..fold import ROWS, BundleFold, Progress, Segment
+from .blobs import batch_of, blobs, frame_of, numbers_of
+from .ranges import OFFSETS, Range, ranges_of_tasks
+from .session import Batches, Cluster, collected, gathered, mapped, tasks
+
+_TIMES = pa.schema([("rows", pa.int64()), ("without_arrival", pa.int64()), ("latest", pa.int64()), ("arrived", pa.int64())])
+_TILES = pa.schema([("bundle", pa.int32()), ("part", pa.int32()), ("day", pa.int64()), ("tiles", pa.binary())])
+_FILES = pa.schema(
+    [("bundle", pa.int32()), ("part", pa.int32()), ("key", pa.string()), ("day", pa.int64()), ("k", pa.int64()), ("rows", pa.int64())]
+)
+_LIFETIME = BEGINNING // DAY
+#: Tiles that a task holds before it merges them.
+_HELD = 4_000_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the offline store is: as `OfflineStore.open` takes it. Credentials come from each machine's own environment."""
+
+    url: str
+    base: Path
+
+    @classmethod
+    def of(cls, env: Environment) -> Place:
+        """The project's."""
+        return cls(env.project.offline_url, env.project.directory)
+
+    def open(self) -> OfflineStore:
+        """The store."""
+        return OfflineStore.open(self.url, base=self.base)
+
+
+def spec_of(bundle: Bundle) -> str:
+    """All that a bundle is, as JSON."""
+    return json.dumps(
+        {
+            "id": bundle.id,
+            "schema": {column: str_of_type(kind) for column, kind in bundle.schema.items()},
+            "event_id": bundle.event_id,
+            "keys": bundle.keys,
+            "where": bundle.where,
+            "aggregations": [aggregation.spec() for aggregation in bundle.aggregations],
+        }
+    )
+
+
+@lru_cache(maxsize=256)  # of one executor's process, for the tasks that it runs
+def bundle_of(spec: str) -> Bundle:
+    """The bundle of a spec."""
+    found: Any = json.loads(spec)
+    return Bundle(
+        found["id"],
+        schema={column: type_of_str(kind) for column, kind in found["schema"].items()},
+        event_id=found["event_id"],
+        keys=found["keys"],
+        where=found["where"],
+        aggregations=[aggregation_from_spec(each) for each in found["aggregations"]],
+    )
+
+
+class SparkEngine:
+    """An engine of `batch.fold`: see the module's text. `offsets`: of a task, about. Raises `TidemillError` where Spark cannot."""
+
+    def __init__(self, place: Place, cluster: Cluster, offsets: int = OFFSETS) -> None:
+        self._place, self._cluster, self._offsets = place, cluster, offsets
+
+    def __call__(self, segment: Segment, progress: Progress | None) -> None:
+        ranges = ranges_of_tasks(segment.store, segment.source.name, segment.ranges, self._offsets)
+        with self._cluster.session() as spark:
+            times = _Times(self._place, segment.source.name, tuple(ranges))
+            found = collected(mapped(tasks(spark, len(ranges)), times, _TIMES), None, segment.offsets, progress)
+            _raise_horizons(segment, [row for row in found if row.rows])
+            for row in _fold(spark, self._place, segment, ranges, progress):
+                table = segment.folds[row.bundle].bundle.tables[row.part]
+                day = None if row.day == _LIFETIME else row.day
+                segment.folds[row.bundle].files.setdefault(row.part, []).append(PartialFile(table.key, row.key, day, row.k, row.rows))
+
+
+def _raise_horizons(segment: Segment, found: Sequence[Any]) -> None:
+    """Let every fold know the times of the segment, and the horizon that the local engine would have reached."""
+    if not found:
+        return
+    latest, arrived = max(row.latest for row in found), max(row.arrived for row in found)
+    partly = 0 < sum(row.without_arrival for row in found) < sum(row.rows for row in found)
+    for one in segment.folds:
+        if partly and one.arrived == BEGINNING:
+            _raise_in_order(segment, one)
+        one.latest, one.arrived = max(one.latest, latest), max(one.arrived, arrived)
+        one.horizon = max(one.horizon, horizon_of(one.latest, one.arrived, segment.slack))
+
+
+def _raise_in_order(segment: Segment, one: BundleFold) -> None:
+    """Raise the horizon as the local engine does, up to the first arrival time.
+
+    Until then it follows event times alone, so it may come to lie beyond what the first arrival time allows, and never falls. From
+    there on it rises with both, and the largest of all decide.
+    """
+    for partition, a, b in segment.ranges:
+        for events in iter_range(segment.store, segment.source.name, partition, a, b, {}, rows=ROWS):
+            one.raised(events, segment.slack)
+            if one.arrived != BEGINNING:
+                return
+
+
+def _fold(spark: SparkSession, place: Place, segment: Segment, ranges: Sequence[Range], progress: Progress | None) -> list[Any]:
+    specs = tuple((spec_of(one.bundle), one.horizon) for one in segment.folds)
+    done = spark.sparkContext.accumulator(0)
+    columns = tuple((name, str_of_type(kind)) for name, kind in segment.source.schema.items() if name in segment.columns)
+    folding = _Folding(place, segment.source.name, tuple(ranges), columns, specs, done)
+    tiles = gathered(mapped(tasks(spark, len(ranges)), folding, _TILES), ["bundle", "part", "day"])
+    return collected(mapped(tiles, _Merging(place, specs, segment.k), _FILES), done, segment.offsets, progress)
+
+
+# ---- what tasks do ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Times:
+    """The ranges' numbers to the largest times in each."""
+
+    place: Place
+    source: str
+    ranges: tuple[Range, ...]
+
+    def __call__(self, numbers: Batches) -> Batches:
+        store = self.place.open()
+        for number in numbers_of(numbers):
+            rows = without = 0
+            latest = arrived = BEGINNING
+            for events in iter_range(store, self.source, *self.ranges[number], {}, rows=ROWS):
+                rows += len(events)
+                without += events["_arrival"].null_count()
+                latest = max(latest, _largest(events["_time"]))
+                arrived = max(arrived, _largest(events["_arrival"]))
+            yield batch_of(_TIMES, rows, without, latest, arrived)
+
+
+def _largest(times: pl.Series) -> int:
+    largest = times.max()
+    return largest if isinstance(largest, int) else BEGINNING
+
+
+@dataclass(frozen=True)
+class _Folding:
+    """The ranges' numbers to tiles: of every bundle and table, by day. `specs`: of the bundles, with their horizons."""
+
+    place: Place
+    source: str
+    ranges: tuple[Range, ...]
+    columns: tuple[tuple[str, str], ...]
+    specs: tuple[tuple[str, int], ...]
+    done: Accumulator[int]
+
+    def __call__(self, numbers: Batches) -> Batches:
+        keep_freed_memory()
+        store = self.place.open()
+        columns = {name: type_of_str(kind).polars for name, kind in self.columns}
+        bundles = [(bundle_of(spec), horizon) for spec, horizon in self.specs]
+        for number in numbers_of(numbers):
+            held = [[_Held(bundle, i, horizon) for i in range(len(bundle.tables))] for bundle, horizon in bundles]
+            for events in iter_range(store, self.source, *self.ranges[number], columns, rows=ROWS):
+                for (bundle, horizon), tables in zip(bundles, held, strict=True):
+                    selected, _ = bundle.select(events)
+                    for table, tiles in zip(tables, bundle.fold(selected, horizon), strict=True):
+                        table.add(tiles)
+                self.done.add(len(events))
+            for i, tables in enumerate(held):
+                for j, table in enumerate(tables):
+                    for day, tiles in _by_day(table.merged()):
+                        for blob in blobs(tiles):
+                            yield batch_of(_TILES, i, j, day, blob)
+
+
+class _Held:
+    """Tiles of one table, merged when they are many."""
+
+    def __init__(self, bundle: Bundle, table: int, horizon: int) -> None:
+        self._bundle, self._table, self._horizon = bundle, table, horizon
+        self._frames: list[pl.DataFrame] = []
+        self._rows = self._least = 0
+
+    def add(self, tiles: pl.DataFrame) -> None:
+        self._frames.append(tiles)
+        self._rows += len(tiles)
+        if self._rows > max(_HELD, 2 * self._least):  # what merging cannot make less is not merged again for each blob
+            self._frames = [self.merged()]
+            self._rows = self._least = len(self._frames[0])
+
+    def merged(self) -> pl.DataFrame:
+        """All of them; None before the first."""
+        if len(self._frames) == 1:
+            return self._frames[0]
+        return self._bundle.merge(self._table, pl.concat(self._frames), self._horizon) if self._frames else pl.DataFrame({SPAN: []})
+
+
+def _by_day(tiles: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The tiles of each day (days since 1970) that they start in."""
+    days = floor_to(span_starts(tiles[SPAN].cast(pl.Int64).to_numpy()), DAY) // DAY
+    parts = tiles.with_columns(pl.Series("_day", days)).partition_by("_day", as_dict=True, include_key=False)
+    for (day,), part in sorted(parts.items()):
+        yield day, part
+
+
+@dataclass(frozen=True)
+class _Merging:
+    """Tiles, those of one bundle, table and day one after the other, to the day's file."""
+
+    place: Place
+    specs: tuple[tuple[str, int], ...]
+    k: int
+
+    def __call__(self, tiles: Batches) -> Batches:
+        keep_freed_memory()
+        store = self.place.open()
+        at: tuple[int, int, int] | None = None
+        held: _Held | None = None
+        for batch in tiles:
+            for row in batch.to_pylist():
+                place = row["bundle"], row["part"], row["day"]
+                if place != at:
+                    yield from self._written(store, at, held)
+                    spec, horizon = self.specs[place[0]]
+                    at, held = place, _Held(bundle_of(spec), place[1], horizon)
+                assert held is not None
+                held.add(frame_of(row["tiles"]))
+        yield from self._written(store, at, held)
+
+    def _written(self, store: OfflineStore, at: tuple[int, int, int] | None, held: _Held | None) -> Batches:
+        if at is None or held is None:
+            return
+        bundle, table, _ = at
+        for file in Partials(store, bundle_of(self.specs[bundle][0])).write(table, held.merged(), self.k):
+            yield batch_of(_FILES, bundle, table, file.key, _LIFETIME if file.day is None else file.day, file.k, file.rows)
