@@ -91,6 +91,11 @@ class AsOf:
         return f"AsOf({self.time.isoformat() if self.time else 'nothing applied'})"
 
     @property
+    def answers(self) -> Sequence[ViewAnswer]:
+        """The parts of the answer, by view."""
+        return self._answers
+
+    @property
     def time(self) -> dt.datetime | None:
         """The instant (aware, UTC) through which every partition of every source read is known to be applied; None when nothing is."""
         states = ((s, self._beats[a.plan.source]) for a in self._answers for by_shard in a.states for s in by_shard.values())

@@ -24,6 +24,8 @@ from tidemill.kernel.bundle import Bundle, Evaluated, evaluate
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import OVERFLOW
 from tidemill.online.base import Cell, CellId, Heartbeat, SlotId
+from tidemill.prediction_log import PredictionLog
+from tidemill.read_log import ReadLog
 from tidemill.stable import shard_of
 from tidemill.times import from_micros, to_micros
 
@@ -65,11 +67,22 @@ class _Plan:
 class FeatureStore:
     """A project, seen by those who read features. Thread-safe for reads; opens its stores when it first needs them.
 
-    `path` is a directory with a tidemill.toml, or a project that is open already. `clock` gives wall-clock UTC microseconds.
+    `path` is a directory with a tidemill.toml, or a project that is open already. `clock` gives wall-clock UTC microseconds. `read_log`
+    notes a share of the answers for `tidemill audit`, and `prediction_log` one of the scores for `tidemill learn`; without them, as many as
+    `reads` and `predictions` of [log] in tidemill.toml say.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | Environment = ".", *, clock: Callable[[], int] = now_micros) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Environment = ".",
+        *,
+        clock: Callable[[], int] = now_micros,
+        read_log: ReadLog | None = None,
+        prediction_log: PredictionLog | None = None,
+    ) -> None:
         self.env = path if isinstance(path, Environment) else Environment.load(path)
+        self.read_log = ReadLog.of(self.env) if read_log is None else read_log
+        self.prediction_log = PredictionLog.of(self.env) if prediction_log is None else prediction_log
         self._clock = clock
         self._plans: dict[Any, tuple[float, _Plan]] = {}
         keep_freed_memory()
@@ -82,7 +95,10 @@ class FeatureStore:
         return self.env.apply()
 
     def close(self) -> None:
-        """Give back connections, and end the threads of scoring."""
+        """Write what the logs still have, end the threads of scoring, and give back connections."""
+        for log in (self.read_log, self.prediction_log):
+            if log is not None:
+                log.close()
         if "scorer" in self.__dict__:
             self.scorer.close()
             del self.scorer
@@ -125,7 +141,10 @@ class FeatureStore:
                 shown[output.column] = (
                     [_worst(s) for s in zip(*(status[r.column] for r in output.refs), strict=True)] if output.refs else [OK] * len(rows)
                 )
-        return OnlineFeatures(columns, shown, AsOf(answers, self._heartbeats), from_micros(instant), plan.types)
+        online = OnlineFeatures(columns, shown, AsOf(answers, self._heartbeats), from_micros(instant), plan.types)
+        if self.read_log is not None:
+            self.read_log.offer(online, stored, plan.wanted, plan.version)
+        return online
 
     # ---- historical -------------------------------------------------------------------------------------------------------------
 

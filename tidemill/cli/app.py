@@ -29,9 +29,11 @@ COMMANDS = (
     "train",
     "model",
     "predict",
+    "learn",
     "serve",
     "get",
     "status",
+    "audit",
     "dead_letters",
 )
 

@@ -44,6 +44,12 @@ _KEYS: dict[str, dict[str, type]] = {
         "metrics_host": str,
     },
     "models": {"trusted": list},
+    "log": {"reads": float, "predictions": float, "directory": str},
+    "learner": {
+        **dict.fromkeys(("model", "labels", "label", "horizon", "lateness", "missing", "alias", "publish_every"), str),
+        "join": list,
+        "publish_examples": int,
+    },
 }
 ENGINES = ("local", "spark")
 _TYPE_NAMES = {str: "text", int: "a whole number", list: "a list of texts", float: "a number", dict: "a table"}
@@ -63,7 +69,8 @@ class Project:
     fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
     gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
     (`stream.workers`, `stream.metrics`, `batch.every`, `batch.engine`, `spark.master`, Spark's own settings, `models.trusted`,
-    `predict`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a schema registry).
+    `predict`, `log.reads`, `learner`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a
+    schema registry).
     """
 
     directory: Path
@@ -100,6 +107,10 @@ class Project:
         if linger > MAX_LINGER:
             raise DefinitionError(f"{file}: stream.linger is at most {format_duration(MAX_LINGER)}; got {format_duration(linger)}")
         values.duration("batch", "every")
+        for what in ("reads", "predictions"):
+            share = values.get("log", what, 0)
+            if not 0 <= share <= 1:
+                raise DefinitionError(f"{file}: log.{what} is the share of {what} to note, from 0 to 1; got {share}")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
         if values.get("batch", "engine", "local") not in ENGINES:

@@ -242,18 +242,24 @@ class Models:
         self._append(manifest.model, "register", manifest.version, None, by, why, lambda state: state)
         return manifest
 
-    def promote(self, name: str, version: str, *, alias: str = CHAMPION, by: str | None = None, why: str | None = None) -> Entry:
+    def promote(
+        self, name: str, version: str, *, alias: str = CHAMPION, by: str | None = None, why: str | None = None, over: str | None = None
+    ) -> Entry:
         """Make a version champion (the one before becomes `previous`), or challenger.
 
-        It is loaded and tried first. Raises `ModelRefusedError` where it would be refused by scorers too, `ModelError` where someone
-        else moved an alias meanwhile.
+        `over`: only if the alias stands at this version at that moment. It is loaded and tried first. Raises `ModelRefusedError` where it
+        would be refused by scorers too, `ModelError` where someone else moved an alias meanwhile.
         """
         if alias not in (CHAMPION, CHALLENGER):
             raise ModelError(f"a version is promoted to {CHAMPION} or {CHALLENGER}; got {alias!r}; {PREVIOUS} is what was champion before")
         self.load(f"{name}@{self.manifest(name, version).version}")
 
-        move = State.promoted if alias == CHAMPION else State.challenged
-        return self._append(name, "promote", version, alias, by, why, lambda state: move(state, version))
+        def moved(state: State) -> State:
+            if over is not None and state.aliases.get(alias, over) != over:
+                raise ModelError(_MOVED.format(name=name))
+            return state.promoted(version) if alias == CHAMPION else state.challenged(version)
+
+        return self._append(name, "promote", version, alias, by, why, moved)
 
     def rollback(self, name: str, *, by: str | None = None, why: str | None = None) -> Entry:
         """Make `previous` champion again; `previous` is then what was so before it, so that a second one goes back another step.

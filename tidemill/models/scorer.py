@@ -67,7 +67,10 @@ class Scorer:
             bad = _not_ok([features.status[c] for c in manifest.columns])
             reasons = [_too_many(b, len(manifest.columns)) if limit is not None and b > limit else None for b in bad]
             raw = _asked(loaded, [columns[c] for c in manifest.columns], reasons, instead)
-        return self._answer(loaded, features, raw, bad, reasons, instead, serving.warning)
+        scores = self._answer(loaded, features, raw, bad, reasons, instead, serving.warning)
+        if self._store.prediction_log is not None:
+            self._store.prediction_log.offer(scores)
+        return scores
 
     async def score_async(self, model: str, entity_rows: Any, *, at: Any, fallback: Fallback, max_missing: int | None) -> Scores:
         """See `FeatureStore.score_async`."""

@@ -1,0 +1,233 @@
+"""Which label a prediction gets, and in which order examples are learned. Pure: no clock, no files.
+
+A prediction of the instant `at` is **closed** at `at + horizon`, and examples are learned in the order of (`at`, prediction id). What it
+gets is decided by what labels say of themselves and by their place in their partition, never by when or in which portions they were read:
+
+- A label is **known** at its arrival time, or where the log has none at its event time; but never before the partition's watermark at
+  its place, which is the largest time known there so far less `lateness`. What it is about happened when it was known, at the latest.
+- A prediction gets the label with its key that was known last, at `at + horizon` at the latest; of labels known at once the one with the
+  later event time, then the larger value. A label from before `at` is not its own: by when it was known, where it names the
+  prediction's id; where it is joined by other columns, by its event time.
+- It is closed when the watermarks of all partitions have passed `at + horizon`: no label that comes can count any more.
+
+What each label came to is counted when no prediction can want it any more: see `LABEL_COUNTS`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec.structs import astuple
+
+from tidemill.times import BEGINNING
+
+#: What becomes of a label. `used`: it was learned. `duplicate`: it says what was learned anyhow. `replaced`: a later one came before its
+#: prediction was closed. `late`: its prediction had been closed without a label. `revised_late`: another one had been learned, and is not
+#: unlearned. `unmatched`: no prediction that it could be of was logged.
+LABEL_COUNTS = ("used", "duplicate", "replaced", "late", "revised_late", "unmatched")
+
+
+class Prediction(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A logged prediction: `score` as it was served; `x` the features in the model's order, as JSON, which takes less room meanwhile."""
+
+    at: int
+    id: str
+    key: str
+    x: str
+    score: float | None
+    outcome: str
+    version: str
+
+
+class Label(msgspec.Struct, frozen=True, gc=False):
+    """A label as its record says: instants in UTC microseconds, `known` when it arrived."""
+
+    key: str
+    value: Any
+    time: int
+    known: int
+
+
+class Example(msgspec.Struct, frozen=True, gc=False):
+    """A closed prediction; `label` is None where none came in time."""
+
+    prediction: Prediction
+    label: Any
+
+
+class _Held(msgspec.Struct, frozen=True, gc=False):
+    known: int
+    time: int
+    value: Any
+    number: int
+
+
+class _Closed(msgspec.Struct, frozen=True, gc=False):
+    """A prediction that was closed, while labels of it may still come: the label that it got, by value and number."""
+
+    at: int
+    id: str
+    value: Any
+    number: int | None
+
+
+@dataclass
+class Joiner:
+    """See the module's text. `by_id`: keys are prediction ids."""
+
+    horizon: int
+    lateness: int = 0
+    by_id: bool = True
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*LABEL_COUNTS, "late_predictions", "repeated_predictions"), 0))
+    #: Per partition of the labels, the largest `known` so far.
+    newest: dict[int, int] = field(default_factory=dict)
+    #: Everything up to here was closed.
+    frontier: int = BEGINNING
+    _pending: list[Prediction] = field(default_factory=list)
+    _ids: set[str] = field(default_factory=set)
+    _labels: dict[str, list[_Held]] = field(default_factory=dict)
+    _expiring: list[tuple[int, int, str]] = field(default_factory=list)
+    _closed: dict[str, list[_Closed]] = field(default_factory=dict)
+    _forgetting: deque[tuple[int, str, str]] = field(default_factory=deque)
+    _number: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many predictions wait for their horizon."""
+        return len(self._pending)
+
+    @property
+    def watermark(self) -> int:
+        """Every label known before has been read."""
+        return min(self.newest.values(), default=BEGINNING) - (self.lateness if self.newest else 0)
+
+    def predicted(self, prediction: Prediction) -> None:
+        """Take a prediction. One that should have been closed already, or was taken before, is counted."""
+        if prediction.id in self._ids:
+            self.counts["repeated_predictions"] += 1
+        elif prediction.at + self.horizon < self.frontier:
+            self.counts["late_predictions"] += 1
+        else:
+            self._ids.add(prediction.id)
+            heapq.heappush(self._pending, prediction)
+
+    def labelled(self, partition: int, label: Label) -> None:
+        """Take the next label of a partition of the log."""
+        newest = self.newest.get(partition)
+        known = label.known if newest is None else max(label.known, newest - self.lateness)
+        self.newest[partition] = label.known if newest is None else max(newest, label.known)
+        self._number += 1
+        self._labels.setdefault(label.key, []).append(_Held(known, min(label.time, known), label.value, self._number))
+        heapq.heappush(self._expiring, (known + self.horizon, self._number, label.key))
+
+    def closed(self) -> Iterator[Example]:
+        """The predictions that can be closed now, in order. Take all of them, or stop: the rest comes the next time."""
+        watermark, horizon, pending = self.watermark, self.horizon, self._pending
+        while pending and pending[0].at + horizon < watermark:
+            prediction = heapq.heappop(pending)
+            at, key = prediction.at, prediction.key
+            # Not the watermark: whoever stops here has closed no more than this.
+            self.frontier = at + horizon
+            held = self._labels.get(key)
+            best = None if held is None else self._best(at, held)
+            value, number = (None, None) if best is None else (best.value, best.number)
+            closed = _Closed(at, prediction.id, value, number)
+            if key in self._closed:
+                self._closed[key].append(closed)
+            else:
+                self._closed[key] = [closed]
+            self._forgetting.append((at + 4 * horizon, prediction.id, key))
+            yield Example(prediction, value)
+        self.frontier = max(self.frontier, watermark)
+        self._expire(watermark)
+
+    def _best(self, at: int, held: list[_Held]) -> _Held | None:
+        end, by_id = at + self.horizon, self.by_id
+        own = [h for h in held if h.known <= end and (h.known if by_id else h.time) >= at]
+        if len(own) < 2:
+            return own[0] if own else None
+        return max(own, key=lambda h: (h.known, h.time, _ordered(h.value), -h.number))
+
+    def _after(self, label: _Held, at: int) -> bool:
+        """Whether a label can be of a prediction of this instant: it came, or is of an event, no earlier."""
+        return (label.known if self.by_id else label.time) >= at
+
+    def _expire(self, watermark: int) -> None:
+        """Count the labels that no prediction can want any more, then forget predictions that none can be of."""
+        while self._expiring and self._expiring[0][0] < watermark:
+            _, number, key = heapq.heappop(self._expiring)
+            held = self._labels[key]
+            if len(held) == 1:
+                label = held[0]
+                del self._labels[key]
+            else:
+                label = held.pop(next(i for i, h in enumerate(held) if h.number == number))
+            self.counts[self._came_to(label, key)] += 1
+        while self._forgetting and self._forgetting[0][0] < watermark:
+            _, id, key = self._forgetting.popleft()
+            self._ids.discard(id)
+            closed = self._closed[key]
+            if len(closed) == 1:
+                del self._closed[key]
+            else:
+                self._closed[key] = [c for c in closed if c.id != id]
+
+    def _came_to(self, label: _Held, key: str) -> str:
+        closed = self._closed.get(key, ())
+        if len(closed) == 1 and closed[0].number == label.number:
+            return "used"  # as usual
+        # The bound decides what counts as its own, so that it does not matter how long predictions really are remembered.
+        mine = [c for c in closed if label.known <= c.at + 2 * self.horizon and self._after(label, c.at)]
+        if not mine:
+            return "unmatched"
+        if any(c.number == label.number for c in mine):
+            return "used"
+        if any(c.number is not None and c.value == label.value for c in mine):
+            return "duplicate"
+        if any(label.known <= c.at + self.horizon for c in mine):
+            return "replaced"
+        return "late" if all(c.number is None for c in mine) else "revised_late"
+
+    # ---- to a checkpoint and back -----------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return {
+            "counts": dict(self.counts),
+            "newest": {str(p): n for p, n in self.newest.items()},
+            "frontier": self.frontier,
+            "number": self._number,
+            "pending": [astuple(p) for p in self._pending],
+            "labels": [[key, *astuple(h)] for key, held in self._labels.items() for h in held],
+            "closed": [[key, c.at, c.id, c.value, c.number] for key, some in self._closed.items() for c in some],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """What `state` said."""
+        self.counts, self.frontier, self._number = dict(state["counts"]), state["frontier"], state["number"]
+        self.newest = {int(p): n for p, n in state["newest"].items()}
+        self._pending = [Prediction(*p) for p in state["pending"]]
+        self._labels, self._expiring, self._closed = {}, [], {}
+        for key, *held in state["labels"]:
+            label = _Held(*held)
+            self._labels.setdefault(key, []).append(label)
+            self._expiring.append((label.known + self.horizon, label.number, key))
+        for key, *closed in state["closed"]:
+            one = _Closed(*closed)
+            self._closed.setdefault(key, []).append(one)
+        heapq.heapify(self._pending)
+        heapq.heapify(self._expiring)
+        # As they were closed: in order.
+        closed = sorted((c.at, c.id, key) for key, some in self._closed.items() for c in some)
+        self._forgetting = deque((at + 4 * self.horizon, id, key) for at, id, key in closed)
+        self._ids = {p.id for p in self._pending} | {c.id for some in self._closed.values() for c in some}
+
+
+def _ordered(value: Any) -> tuple[str, Any]:
+    """An order among values of any type."""
+    return ("", float(value)) if isinstance(value, (bool, int, float)) else (type(value).__name__, value)

@@ -1,0 +1,355 @@
+"""The learner of one model: what it reads, learns, keeps and publishes. One process at a time runs it; see `serving/learner.py`.
+
+Everything that it knows is in its checkpoint, model and positions in one file. Killed at any instant it begins at the checkpoint, and
+because the order of examples does not depend on when they were read, it ends with the same model to the bit.
+
+It publishes versions to the registry and moves the alias, but only from where it put it or began: if somebody else has moved it meanwhile,
+above all back, the learner lets go of what it has learned since, and goes on from the version that is in force now.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tidemill.environment import Environment
+from tidemill.errors import ModelError, ModelRefusedError, NotFoundError
+from tidemill.learning import checkpoint as checkpoints
+from tidemill.learning.inputs import LabelLog, PredictionFiles
+from tidemill.learning.join import Example, Joiner
+from tidemill.learning.prequential import Prequential
+from tidemill.learning.river import OnlineModel, RefusedError
+from tidemill.learning.settings import LearnerSettings
+from tidemill.models.journal import CHAMPION
+from tidemill.models.registry import Models
+from tidemill.models.scores import FALLBACK
+from tidemill.times import from_micros
+
+#: How to say something: a level (info, warning), a message, and fields.
+Say = Callable[..., object]
+#: Who moves aliases, in the journal of the model.
+_BY = "tidemill learn"
+#: Alerts that the status lists.
+_ALERTS = 20
+COUNTS = ("learned", "missing", "refused", "other_definition", "published", "resets", "drift_on_error", "drift_on_score")
+
+
+def status_key(name: str) -> str:
+    """Where a learner says how it goes."""
+    return f"learners/{name}/status.json"
+
+
+class Learner:
+    """See the module's text. `guard` is called before anything is written, and raises where another process is the learner by now.
+
+    `clock` gives monotonic seconds, `now` wall-clock UTC microseconds. Raises what loading a version raises.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        settings: LearnerSettings,
+        *,
+        say: Say = lambda *_, **__: None,
+        checkpoint_seconds: float = 10.0,
+        guard: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self.settings = settings
+        self._env, self._say, self._clock, self._now = env, say, clock, now
+        self._models = Models(env, now)
+        self._seconds, self._guard = checkpoint_seconds, guard
+        self.joiner = Joiner(settings.horizon, settings.lateness, settings.by_id)
+        self.predictions, self.labels = PredictionFiles(env, settings), LabelLog(env, settings)
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self.alerts: list[dict[str, Any]] = []
+        #: Why nothing is learned, if so.
+        self.paused: str | None = None
+        self._dirty = False
+        self._kept_at = self._published_at = clock()
+        found = checkpoints.load(env.offline, settings.model)
+        if found is None:
+            self._begin()
+        else:
+            self._restore(found)
+
+    # ---- where it begins --------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """From the version in force, and all logs."""
+        self.id = secrets.token_hex(8)
+        self._n = self._models.journal(self.settings.model).newest().n
+        aliases = self._models.aliases(self.settings.model)
+        self.version = aliases.get(self.settings.alias) or self._models.resolve(f"{self.settings.model}@{CHAMPION}")[1]
+        self._take(self.version)
+        #: Examples learned when the version was published that is in force; examples are counted over the learner's whole life.
+        self._published = 0
+
+    def _restore(self, found: checkpoints.Checkpoint) -> None:
+        state = found.state
+        same = {"horizon": self.settings.horizon, "lateness": self.settings.lateness, "join": list(self.settings.join)}
+        if state["settings"] != same:
+            raise ModelError(
+                f"the learner of {self.settings.model!r} was stopped with {state['settings']}, and is told {same} now, so what it keeps "
+                f"means something else: set them back, or delete {self._env.offline.path(checkpoints.checkpoint_key(self.settings.model))} "
+                "to begin from the champion and all logs"
+            )
+        self.id, self._n, self.version, self._published = state["id"], state["n"], state["version"], state["published"]
+        self.counts, self.alerts = {**self.counts, **state["counts"]}, state["alerts"]
+        self.joiner.restore(state["joiner"])
+        self.predictions.read, self.predictions.damaged = dict(state["predictions"]["read"]), state["predictions"]["damaged"]
+        self.labels.positions = {int(p): o for p, o in state["labels"]["positions"].items()}
+        self.labels.unreadable = state["labels"]["unreadable"]
+        manifest = self._models.manifest(self.settings.model, self.version)
+        self.online = OnlineModel.load(manifest, found.model)
+        self.metrics = Prequential(manifest.kind)
+        self.metrics.restore(state["metrics"])
+
+    def _take(self, version: str) -> None:
+        """Go on from a version of the registry. Raises `ModelRefusedError` for one that cannot be learned with."""
+        manifest, artifact = self._models.checked(self.settings.model, version)
+        if manifest.framework != "river":
+            raise ModelRefusedError(
+                f"{manifest.model} {version} is of {manifest.framework}, and only River learns online: register a model of River, and "
+                f"promote it to {self.settings.alias}"
+            )
+        if manifest.kind == "regressor" and self.settings.missing == "negative":
+            raise ModelError("[learner] missing is negative, and a regression has no negative class: drop what has no label")
+        self.online, self.version = OnlineModel.of(manifest, artifact), version
+        self.metrics = Prequential(manifest.kind)
+
+    # ---- a step -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def learned(self) -> int:
+        """Examples learned, over the learner's whole life."""
+        return self.counts["learned"]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has learned something that is not published."""
+        return self.learned > self._published and self.paused is None
+
+    def step(self) -> int:
+        """Read what is new, and learn what can be learned; how much there was, 0 when there is nothing to do for now."""
+        self._follow()
+        if self.paused is not None:
+            return 0
+        if self._due():  # it died between keeping and publishing
+            self.publish()
+        # Labels first: a prediction is in the store before its label comes, so none is missed that these labels close.
+        labels = self.labels.read()
+        files = self.predictions.new()
+        definition = self.online.manifest.definition
+        for file in files:
+            for meant, prediction in self.predictions.take(file):
+                if meant == definition:
+                    self.joiner.predicted(prediction)
+                else:
+                    self.counts["other_definition"] += 1
+        for partition, some in labels:
+            for label in some:
+                self.joiner.labelled(partition, label)
+        self._dirty = self._dirty or bool(labels or files)
+        for example in self.joiner.closed():
+            if self._learn(example) and self._due():
+                self.publish()
+        if self.fresh and self._clock() - self._published_at >= self.settings.publish_every:
+            self.publish()
+        if self._dirty and self._clock() - self._kept_at >= self._seconds:
+            self.keep()
+        return len(files) + sum(len(some) for _, some in labels)
+
+    def _due(self) -> bool:
+        return self.learned - self._published >= self.settings.publish_examples
+
+    def _learn(self, example: Example) -> bool:
+        """Measure, then learn an example; whether it was learned."""
+        prediction, value = example.prediction, example.label
+        online = self.online
+        manifest = online.manifest
+        if value is None:
+            self.counts["missing"] += 1
+            if self.settings.missing == "drop":
+                return False
+            value = manifest.negative
+        try:
+            label, row = online.label(value), online.row(prediction.x)
+        except RefusedError:
+            self.counts["refused"] += 1
+            return False
+        score = prediction.score
+        if score is not None and prediction.outcome != FALLBACK:
+            number = float(label == manifest.positive) if manifest.classes is not None else label
+            self.metrics.update(score, number)
+            for what in online.drifted(abs(number - score), score):
+                self._alert(what, prediction.at)
+        online.learn(row, label)
+        self.counts["learned"] += 1
+        return True
+
+    def _alert(self, what: str, at: int) -> None:
+        self.counts[f"drift_on_{what}"] += 1
+        alert = {"drift_on": what, "at": from_micros(at).isoformat(), "learned": self.learned, "metrics": self.metrics.metrics()}
+        self.alerts = [*self.alerts[-_ALERTS + 1 :], alert]
+        self._say("warning", f"the {what} drifts", **alert)
+
+    # ---- versions ---------------------------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """See whether somebody else has moved the alias, and go on from where it stands now."""
+        aliases: Mapping[str, str] | None = None
+        n = self._n
+        for entry in self._models.journal(self.settings.model).after(n):
+            n, aliases = entry.n, entry.aliases
+        if aliases is None and self.paused is None:
+            return
+        aliases = self._models.aliases(self.settings.model) if aliases is None else aliases
+        wanted = aliases.get(self.settings.alias, self.version)
+        if wanted == self.version:
+            self.paused = None
+        elif self._mine(wanted):
+            self.version, self.paused, self._published = wanted, None, self.learned
+        else:
+            self._reset(wanted)
+        self._n = n
+
+    def _mine(self, version: str) -> bool:
+        """Whether a version is what this learner published with just these examples: it died before it could note that.
+
+        Raises `ModelError` where it published the version with more examples than it knows of: then the checkpoint is an old one.
+        """
+        try:
+            found = self._models.manifest(self.settings.model, version).data.get("learner", {})
+        except NotFoundError:
+            return False
+        same = found.get("id") == self.id and found.get("resets") == self.counts["resets"]
+        if same and found["learned"] > self.learned:
+            key = self._env.offline.path(checkpoints.checkpoint_key(self.settings.model))
+            raise ModelError(
+                f"the learner's checkpoint knows {self.learned} examples, and it published version {version} with {found['learned']}: "
+                f"it is an old one; restore {key}, or delete it to begin from the champion and all logs"
+            )
+        return bool(same and found["learned"] == self.learned)
+
+    def _reset(self, version: str) -> None:
+        """Let go of what was learned since, and go on from a version of the registry; what was read stays read."""
+        before = self.version
+        try:
+            self._take(version)
+        except ModelError as error:
+            if self.paused is None:
+                self._say("warning", "paused", reason=str(error))
+            self.paused = str(error)
+            self._tell()
+            return
+        self.paused = None
+        self.counts["resets"] += 1
+        self._published, self._published_at = self.learned, self._clock()
+        self._say("info", "goes on from another version", version=version, before=before)
+        self.keep()
+
+    def publish(self) -> bool:
+        """Register the model as a version and move the alias to it; False where somebody else has moved it, or where it is refused."""
+        self.keep()  # so that no version is out that the checkpoint does not know
+        self._published_at = self._clock()
+        name, alias = self.settings.model, self.settings.alias
+        try:
+            self._models.checked(name, self.version)  # what it learned from is still what the features mean
+            newest = self._models.versions(name)[-1]
+            version = newest if self._mine(newest) else self._register()
+            self._models.promote(name, version, alias=alias, by=_BY, why=f"{self.learned} examples", over=self.version)
+        except ModelRefusedError as error:
+            # It scores nothing finite any more, or cannot be asked: River keeps such a state for ever.
+            self._say("warning", "what was learned is refused", reason=str(error))
+            self._reset(self.version)
+            return False
+        except ModelError as error:
+            self._say("info", "not published", reason=str(error))
+            self._follow()
+            return False
+        self.counts["published"] += 1
+        self._dirty = True
+        self._say("info", "published", version=version, learned=self.learned, **self.metrics.metrics())
+        self._follow()
+        return True
+
+    def _register(self) -> str:
+        before = self.online.manifest
+        found = self._models.register(
+            self.settings.model,
+            self.online.model,
+            service=before.service,
+            features=before.columns,
+            kind=before.kind,
+            classes=before.classes,
+            positive=before.positive,
+            threshold=before.threshold,
+            fill=before.fill,
+            fallback=before.fallback,
+            max_missing=before.max_missing,
+            metrics=self.metrics.metrics(),
+            data={
+                "learner": {"id": self.id, "learned": self.learned, "resets": self.counts["resets"]},
+                "from": self.version,
+                "until": from_micros(self.joiner.frontier).isoformat(),
+            },
+            description=f"learned online from version {self.version}",
+            by=_BY,
+        )
+        return found.version
+
+    # ---- what it keeps ----------------------------------------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """The checkpoint: everything in one write. Then the status, for people."""
+        self._guard()
+        state = {
+            "id": self.id,
+            "n": self._n,
+            "version": self.version,
+            "published": self._published,
+            "settings": {"horizon": self.settings.horizon, "lateness": self.settings.lateness, "join": list(self.settings.join)},
+            "counts": self.counts,
+            "alerts": self.alerts,
+            "joiner": self.joiner.state(),
+            "predictions": {"read": self.predictions.read, "damaged": self.predictions.damaged},
+            "labels": {"positions": {str(p): o for p, o in self.labels.positions.items()}, "unreadable": self.labels.unreadable},
+            "metrics": self.metrics.state(),
+        }
+        checkpoints.save(self._env.offline, self.settings.model, checkpoints.Checkpoint(state, self.online.dump()))
+        self._tell()
+        self._dirty, self._kept_at = False, self._clock()
+
+    def _tell(self) -> None:
+        self._env.offline.write(status_key(self.settings.model), json.dumps(self.status()).encode())
+
+    def status(self) -> dict[str, Any]:
+        """How it goes, for people and scripts."""
+        frontier = self.joiner.frontier
+        return {
+            "model": self.settings.model,
+            "version": self.version,
+            "at": from_micros(self._now()).isoformat(),
+            "closed_until": from_micros(frontier).isoformat() if frontier > 0 else None,
+            "waiting": self.joiner.waiting,
+            "paused": self.paused,
+            "metrics": self.metrics.metrics(),
+            "counts": {
+                **self.counts,
+                **{f"labels_{n}" if "prediction" not in n else n: c for n, c in self.joiner.counts.items()},
+                "labels_unreadable": self.labels.unreadable,
+                "predictions_damaged": self.predictions.damaged,
+            },
+            "alerts": self.alerts,
+        }
+
+    def close(self) -> None:
+        """Keep what is new, and give back files."""
+        if self._dirty and self.paused is None:
+            self.keep()
+        self.labels.close()

@@ -1,0 +1,94 @@
+"""The log of predictions: a share of all scoring answers, with what the model was given, for whoever learns from them or looks back.
+
+An entry of the journal `predictions` is one request: `model`, `version` and `sha256` of the artifact; `service` and `definition`, the
+digest of what the features mean; `at`, the instant whose features these are; `columns`, the keys and request columns; `features`, their
+names in the model's order; and row by row `ids`, `x` (the values in that order, null where there was none), `status` (of each feature
+that is not ok, by its place), `score`, `outcome` (ok, degraded, fallback) and `reason`.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from tidemill.answers import OK
+from tidemill.journals import Counts, Journal
+from tidemill.offline.store import OfflineStore
+from tidemill.read_log import log_store
+
+if TYPE_CHECKING:
+    from tidemill.environment import Environment
+    from tidemill.models.scores import Scores
+
+#: The journal's name.
+PREDICTIONS = "predictions"
+
+
+class PredictionLog:
+    """Notes a share of the scoring answers, `rate` from 0 to 1, in a journal, as `tidemill.read_log.ReadLog` does reads."""
+
+    def __init__(
+        self,
+        store: OfflineStore,
+        rate: float = 1.0,
+        *,
+        most: int = 20_000,
+        seconds: float = 10.0,
+        choose: Any = random.random,
+        journal: Journal | None = None,
+    ) -> None:
+        self.rate = rate
+        self._choose = choose
+        self._journal = journal or Journal(store, PREDICTIONS, most=most, seconds=seconds)
+
+    @classmethod
+    def of(cls, env: Environment) -> PredictionLog | None:
+        """What [log] of tidemill.toml asks for; None where it asks for no predictions."""
+        rate = env.project.settings.get("log", {}).get("predictions", 0)
+        return cls(log_store(env), float(rate)) if rate else None
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the entries so far."""
+        return self._journal.counts
+
+    def flush(self) -> bool:
+        """Write what waits now; whether it is written."""
+        return self._journal.flush()
+
+    def close(self) -> Counts:
+        """Write what waits, and end."""
+        return self._journal.close()
+
+    def offer(self, scores: Scores) -> None:
+        """Note an answer, if the dice say so."""
+        if self.rate < 1 and self._choose() >= self.rate:
+            return
+        manifest, features = scores.manifest, scores.features
+        # Copies: the lists are the caller's from now on.
+        columns = {n: list(features.columns[n]) for n in features.columns if n not in features.status}
+        values = [list(features.columns[n]) for n in manifest.columns]
+        statuses = [list(features.status[n]) for n in manifest.columns]
+        score, outcome, reason, ids = list(scores.score), list(scores.status), list(scores.reason), list(scores.prediction_id)
+        at = features.at
+
+        def entry() -> dict[str, Any]:
+            rows = range(len(ids))
+            return {
+                "model": manifest.model,
+                "version": manifest.version,
+                "sha256": manifest.artifact.sha256,
+                "service": manifest.service,
+                "definition": manifest.definition,
+                "at": at,
+                "columns": columns,
+                "features": list(manifest.columns),
+                "ids": ids,
+                "x": [[column[row] for column in values] for row in rows],
+                "status": [{str(i): s[row] for i, s in enumerate(statuses) if s[row] != OK} for row in rows],
+                "score": score,
+                "outcome": outcome,
+                "reason": reason,
+            }
+
+        self._journal.put(entry, weight=max(len(ids), 1))
