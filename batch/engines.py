@@ -6,11 +6,11 @@ from tidemill.definitions.project import ENGINES
 from tidemill.environment import Environment
 from tidemill.errors import TidemillError
 
-from .fold import Engine, fold_here
+from .engine import Spread
 
 
-def engine_of(env: Environment, name: str | None = None, master: str | None = None) -> Engine:
-    """The engine that is asked for, else the one that tidemill.toml names under [batch], else the local one.
+def engine_of(env: Environment, name: str | None = None, master: str | None = None) -> Spread | None:
+    """The engine that is asked for, else the one that tidemill.toml names under [batch]; None: the local one, as a job makes it.
 
     `master` is Spark's, else that of [spark], else this machine. Raises `TidemillError` for another name, a master without Spark, and where
     PySpark is missing.
@@ -21,7 +21,7 @@ def engine_of(env: Environment, name: str | None = None, master: str | None = No
     if name == "local":
         if master is not None:
             raise TidemillError("a master is Spark's: say --engine spark with it")
-        return fold_here
+        return None
     try:
         from .spark.fold import Place, SparkEngine  # needs the extra
         from .spark.session import Cluster

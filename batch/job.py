@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tidemill.environment import Environment
 from tidemill.errors import NotFoundError, StoreUnavailableError, TidemillError
+from tidemill.imported import advance_history
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.offline.cuts import latest_cut, make_cut
 from tidemill.offline.leases import Lease
@@ -20,7 +21,8 @@ from tidemill.offline.store import read_json
 from tidemill.online.base import SlotId
 from tidemill.publishing import publish
 
-from .fold import Engine, fold
+from .engine import USUAL, Budget, Engine, Spread
+from .fold import fold
 
 #: (what is under way, done, of how many)
 Progress = Callable[[str, int, int], None]
@@ -41,23 +43,32 @@ class SourceResult:
     seconds: float
 
 
-def run(env: Environment, progress: Progress | None = None, engine: Engine | None = None) -> list[SourceResult]:
+def run(env: Environment, progress: Progress | None = None, engine: Engine | Spread | None = None) -> list[SourceResult]:
     """Cut, fold and publish every source, once; and remove what the online store still has of retired bundles.
 
     Safe to kill at any instant and to run again. `engine` folds; see `engines`.
     """
     applied = env.applied()
     env.forget_retired()
-    return [run_source(env, name, progress, engine) for name in sorted(applied.sources)]
+    return [run_source(env, name, progress, engine=engine) for name in sorted(applied.sources)]
 
 
-def run_source(env: Environment, name: str, progress: Progress | None = None, engine: Engine | None = None) -> SourceResult:
-    """Cut, fold and publish one source."""
+def run_source(
+    env: Environment,
+    name: str,
+    progress: Progress | None = None,
+    *,
+    views: Collection[str] | None = None,
+    publishing: bool = True,
+    budget: Budget = USUAL,
+    engine: Engine | Spread | None = None,
+) -> SourceResult:
+    """Cut, fold and publish one source; of `views` alone, where they are given. Without `publishing` the next run publishes."""
     begun = time.monotonic()
     keep_freed_memory()
     applied = env.applied()
     source = applied.sources[name]
-    bundles = [b.bundle for b in applied.of_source(name)]
+    bundles = [b.bundle for b in applied.of_source(name) if views is None or b.view in views]
     _finish_rollback(env, name)
     make_cut(env.offline, name)
     k = latest_cut(env.offline, name)
@@ -65,12 +76,13 @@ def run_source(env: Environment, name: str, progress: Progress | None = None, en
     published: dict[str, int] = {}
     if k:
         report = _of(progress, f"fold {name}")
-        for bundle_id, version in fold(env.offline, source, bundles, k, env.project.slack, report, engine).items():
-            versions[bundle_id] = version.k
-        for bundle in bundles:
-            partials = Partials(env.offline, bundle)
-            report = _of(progress, f"publish {bundle.id}")
-            published[bundle.id] = publish(env.online, bundle, partials, partials.latest(), applied.shards, report)
+        found = fold(env.offline, source, bundles, k, env.project.slack, report, budget=budget, engine=engine)
+        versions = {bundle_id: version.k for bundle_id, version in found.items()}
+        for bundle in bundles if publishing else ():
+            partials, report = Partials(env.offline, bundle), _of(progress, f"publish {bundle.id}")
+            version = partials.latest()
+            advance_history(env.online, env.offline, name, bundle, partials, version, applied.shards)
+            published[bundle.id] = publish(env.online, bundle, partials, version, applied.shards, report, budget.published)
     seconds = time.monotonic() - begun
     note_run(env.offline, name, time.time_ns() // 1000, seconds, k, versions, published)
     return SourceResult(name, k, versions, published, seconds)
@@ -152,7 +164,7 @@ def run_every(
     report: Callable[[list[SourceResult]], None],
     failed: Callable[[StoreUnavailableError, float], None],
     clock: Callable[[], float] = time.monotonic,
-    engine: Engine | None = None,
+    engine: Engine | Spread | None = None,
 ) -> None:
     """Run now and then every `seconds`, holding the lease `batch`, until `stop()`. Raises `LeaseError` if another process holds it.
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from tidemill.applied import Stored
+from tidemill.blocks import HISTORY, known_imports
 from tidemill.errors import RequestError
 from tidemill.kernel.bundle import Bundle
 from tidemill.online.base import Cell, Heartbeat, SlotState
@@ -60,6 +61,17 @@ class ViewAnswer:
     values: dict[str, list[Any]] = field(default_factory=dict)
     status: dict[str, list[str]] = field(default_factory=dict)
 
+    def imports(self, row: int) -> list[int]:
+        """The k up to which the imports of all segments are in a request row's values, per bundle."""
+        entity = self.asked.row[row]
+        shard, name = self.asked.shards[entity], self.asked.names[entity]
+        out = []
+        for by_shard, cells in zip(self.states, self.cells, strict=True):
+            held = [column[entity] for column in cells.values()]
+            published = min((0 if cell is None else cell.k for cell in held), default=0)
+            out.append(known_imports(by_shard[shard].positions.get(HISTORY, 0), name, published))
+        return out
+
     def positions(self, row: int) -> list[dict[int, int]]:
         """What is known of a request row's entity, per bundle."""
         entity = self.asked.row[row]
@@ -104,7 +116,20 @@ class AsOf:
         for answer in self._answers:
             if answer.plan.name == view:
                 return _lowest(answer.positions(row))
-        raise RequestError(f"the request reads no view {view!r}; it reads {', '.join(a.plan.name for a in self._answers)}")
+        raise self._no_view(view)
+
+    def imports(self, view: str, row: int = 0) -> int:
+        """The cut up to which the source's imports are in the view's values of this request row (see `offline.history`).
+
+        Where the view's features lie in several bundles, the lowest. Without imports it says nothing.
+        """
+        for answer in self._answers:
+            if answer.plan.name == view:
+                return min(answer.imports(row), default=0)
+        raise self._no_view(view)
+
+    def _no_view(self, view: str) -> RequestError:
+        return RequestError(f"the request reads no view {view!r}; it reads {', '.join(a.plan.name for a in self._answers)}")
 
 
 @dataclass(frozen=True)
@@ -141,7 +166,7 @@ class OnlineFeatures:
 
 def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:
     """The positions of one entity in one bundle: the slot's, or the published version's where they are higher."""
-    out = dict(state.positions)
+    out = {p: offset for p, offset in state.positions.items() if p != HISTORY}
     for vector in {c.vector for c in cells if c is not None and c.vector}:
         for partition, offset in enumerate(np.frombuffer(vector, dtype="<i8").tolist()):
             out[partition] = max(out.get(partition, 0), offset)
@@ -159,7 +184,7 @@ def through(state: SlotState, beats: Mapping[int, Heartbeat]) -> int:
     A partition that stands where its reader saw the log's end is known up to that moment; else up to the newest arrival applied.
     """
     times = []
-    for partition in {*state.positions, *beats}:
+    for partition in {*state.positions, *beats} - {HISTORY}:  # what is imported is as old as it is
         known = state.through.get(partition, BEGINNING)
         beat = beats.get(partition)
         if beat is not None and state.positions.get(partition, 0) >= beat.offset:

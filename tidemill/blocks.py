@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 Int64s = npt.NDArray[np.int64]
 
@@ -22,6 +23,11 @@ _PARTITION_SHIFT = 44
 _OFFSET_MASK = (1 << _PARTITION_SHIFT) - 1
 #: Far fewer than a tag has room for: every published cell carries the vector of its cut, 8 bytes for each partition up to the highest.
 MAX_PARTITION = (1 << 12) - 1
+#: The partition under which a slot keeps how much of the imported history it holds, in `STEPS`; see `tidemill.imported`. Never in a vector.
+HISTORY = MAX_PARTITION + 1
+#: Steps for the imports of each segment: `HISTORY_STEPS * k` means that those of segments 1 to k are there. An entity has one of the steps.
+HISTORY_STEPS = 64
+_STEP_SEED = 1
 #: Where the block size doubles.
 _STEPS = np.array([1 << (bits + 6) for bits in range(_SMALLEST + 1, _LARGEST + 1)], dtype=np.int64)
 
@@ -94,6 +100,25 @@ def relabel(tags: Int64s, cuts: Mapping[int, Int64s]) -> Int64s:
     distinct, index = np.unique(tags, return_inverse=True)  # few: records share blocks, and there may be thousands of cuts
     labels: Int64s = np.array([_label(tag, cuts) for tag in distinct.tolist()], dtype=np.int64)[index]
     return labels
+
+
+def step_of(entity: str) -> int:
+    """The step, 0 to `HISTORY_STEPS` - 1, in which an entity gets its part of an import. Stays the same for ever, as shards do.
+
+    >>> step_of("JFK")
+    30
+    """
+    return xxhash.xxh3_64_intdigest(entity.encode(), seed=_STEP_SEED) % HISTORY_STEPS
+
+
+def known_imports(position: int, entity: str, published: int) -> int:
+    """The k up to which the imports of all segments are in an entity's values: by its slot's position under `HISTORY`, and its version.
+
+    >>> [known_imports(HISTORY_STEPS * 2 + steps, "JFK", 0) for steps in (0, 30, 31, 63)]
+    [2, 2, 3, 3]
+    """
+    done, steps = divmod(position, HISTORY_STEPS)
+    return max(done + (step_of(entity) < steps), published)
 
 
 def _label(tag: int, cuts: Mapping[int, Int64s]) -> int:

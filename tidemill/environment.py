@@ -19,6 +19,7 @@ from tidemill.logs.decode import Decoder
 from tidemill.logs.files import FileLog
 from tidemill.logs.heads import StoredHeads
 from tidemill.offline.archive import partitions
+from tidemill.offline.history import latest_import
 from tidemill.offline.index import StoredFileIndex
 from tidemill.offline.registry import Registry
 from tidemill.offline.store import OfflineStore, read_json
@@ -93,7 +94,7 @@ class Environment:
         return self._planned(self.project.shards)
 
     def _planned(self, shards: int) -> Applied:
-        archived = {name for name in self.definitions.sources if partitions(self.offline, name)}
+        archived = {name for name in self.definitions.sources if partitions(self.offline, name) or latest_import(self.offline, name)}
         return apply_definitions(self.definitions, self.applied(), shards, archived)
 
     def apply(self, after: Applied | None = None) -> Applied:

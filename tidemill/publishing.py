@@ -6,27 +6,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import polars as pl
 
+from tidemill.blocks import HISTORY, HISTORY_STEPS
 from tidemill.kernel import packed
 from tidemill.kernel.bundle import ENTITY, Bundle
-from tidemill.offline.partials import Partials, Version
+from tidemill.offline.partials import Chunk, Partials, Version
 from tidemill.online.base import Cell, CellChange, CellId, EntityChange, OnlineStore, SlotId, tail_digest
 from tidemill.stable import shard_of
 
 #: Entities per atomic step.
 STEP = 500
+#: Tiles that are read at a time, unless a caller says another number.
+TILES = 8_000_000
 _ATTEMPTS = 50
 
 
 class Published:
-    """A version's values, packed: per entity, the records of each table. For one bundle; entities in key order."""
+    """A version's values, packed: per entity, the records of each table. For one bundle; entities in key order.
 
-    def __init__(self, bundle: Bundle, partials: Partials, version: Version, only: set[str] | None = None) -> None:
+    `only`: of these entities, which are then published also where nothing is left of them. `chunk`: only its share of them all.
+    """
+
+    def __init__(
+        self, bundle: Bundle, partials: Partials, version: Version, only: set[str] | None = None, chunk: Chunk | None = None
+    ) -> None:
         self.bundle, self.version = bundle, version
         self._blobs: list[dict[str, bytes]] = []
         files = partials.live(version.files, version.horizon)
         for i in range(len(bundle.tables)):
             mine = [f.day for f in files if f.table == bundle.tables[i].key]
-            tiles = bundle.merge(i, partials.scan(i, files), version.horizon, distinct=len(mine) == len(set(mine)))
+            tiles = bundle.merge(i, partials.scan(i, files, chunk), version.horizon, distinct=len(mine) == len(set(mine)))
             tiles = bundle.with_entities(tiles)
             if only is not None:
                 tiles = tiles.filter(pl.col(ENTITY).is_in(pl.Series(sorted(only), dtype=pl.String).implode()))
@@ -54,12 +62,12 @@ def read_cells(store: OnlineStore, bundle: Bundle, shard: int, entities: Sequenc
     return {(c.table, c.entity): cell for c, cell in zip(ids, cells, strict=True)}
 
 
-def touched(bundle: Bundle, partials: Partials, version: Version, above: int) -> set[str]:
+def touched(bundle: Bundle, partials: Partials, version: Version, above: int, chunk: Chunk | None = None) -> set[str]:
     """The entities with events in the segments after `above`, up to the version."""
     files = [f for f in version.files if f.k > above]
     names: set[str] = set()
     for i in range(len(bundle.tables)):
-        keys = partials.scan(i, files).select(bundle.keys).unique()
+        keys = partials.scan(i, files, chunk).select(bundle.keys).unique()
         names.update(bundle.with_entities(keys)[ENTITY].to_list())
     return names
 
@@ -71,25 +79,35 @@ def publish(
     version: Version,
     shards: int,
     progress: Callable[[int, int], None] | None = None,
+    tiles: int = TILES,
 ) -> int:
     """Publish every entity that segments touched since the last complete publish. Returns how many values were raised.
 
     May be killed at any instant and run again, or twice at once: a value is only ever raised, and a tail only loses what the value
-    holds. `progress` gets (entities done, of how many).
+    holds. `progress` gets (entities done, of about how many). Reads about `tiles` of the version's tiles at a time.
     """
     before = partials.published()
     if version.k == 0 or before >= version.k:
         return 0
-    values = Published(bundle, partials, version, None if before == 0 else touched(bundle, partials, version, before))
     raised = done = 0
-    for shard, entities in _by_shard(values.entities, shards):
-        for step in _steps(entities):
-            raised += _publish_step(store, values, shard, step)
-            done += len(step)
-            if progress is not None:
-                progress(done, len(values.entities))
+    chunks = chunks_of(version, tiles)
+    for number, chunk in enumerate(chunks):
+        only = None if before == 0 else touched(bundle, partials, version, before, chunk)
+        values = Published(bundle, partials, version, only, chunk)
+        for shard, entities in by_shard(values.entities, shards):
+            for step in _steps(entities):
+                raised += _publish_step(store, values, shard, step)
+                done += len(step)
+                if progress is not None:
+                    progress(done, done if number + 1 == len(chunks) else max(done, len(values.entities) * len(chunks)))
     partials.mark_published(version.k)
     return raised
+
+
+def chunks_of(version: Version, tiles: int) -> list[Chunk | None]:
+    """Shares of a version's entities that have about so many tiles each; [None] where all are not more than that."""
+    shares = -(-sum(f.rows for f in version.files) // tiles)
+    return [None] if shares <= 1 else [Chunk(number, shares) for number in range(shares)]
 
 
 def _publish_step(store: OnlineStore, values: Published, shard: int, entities: Sequence[str]) -> int:
@@ -144,10 +162,16 @@ def rebuild(
         if not store.rebuild(slot, cursor, following, changes, horizon=version.horizon):
             return False
         cursor = following
-    return store.rebuild(slot, cursor, None, [], horizon=version.horizon, positions=version.vector)
+    return store.rebuild(slot, cursor, None, [], horizon=version.horizon, positions=positions_of(version))
 
 
-def _by_shard(entities: Sequence[str], shards: int) -> Iterator[tuple[int, list[str]]]:
+def positions_of(version: Version) -> dict[int, int]:
+    """Where a slot stands that holds a version, and nothing else."""
+    return {**version.vector, HISTORY: version.k * HISTORY_STEPS} if version.imports else version.vector
+
+
+def by_shard(entities: Sequence[str], shards: int) -> Iterator[tuple[int, list[str]]]:
+    """(shard, its entities in the order in which they came), by shard."""
     found: dict[int, list[str]] = {}
     for entity in entities:
         found.setdefault(shard_of(entity, shards), []).append(entity)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tidemill.applied import Applied, AppliedBundle
-from tidemill.blocks import block_start
+from tidemill.blocks import HISTORY, block_start
 from tidemill.definitions import Source
 from tidemill.environment import Environment
 from tidemill.errors import DefinitionError, NotFoundError, StoreError, StoreVersionError, TidemillError
@@ -259,6 +259,7 @@ def _source(env: Environment, source: Source, standing: _Standing, asked: _Asked
     vector = read_cut(env.offline, name, cut)
     run = last_run(env.offline, name)
     numbers = {*asked.ends, *partitions(env.offline, name), *standing.beats, *(p for s in standing.serving or () for p in s.positions)}
+    numbers -= {HISTORY}
     return SourceStatus(
         name=name,
         watermark=_time(max((s.latest for s in standing.serving or ()), default=BEGINNING)),

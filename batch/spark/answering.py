@@ -18,6 +18,7 @@ from tidemill.entities import key_expr
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.registers import stable_hashes
 from tidemill.offline.archive import iter_range
+from tidemill.offline.history import Part, iter_parts
 from tidemill.offline.store import OfflineStore
 from tidemill.times import window_start
 
@@ -61,11 +62,12 @@ class AskedView:
 
 @dataclass(frozen=True)
 class Work:
-    """What one task deals out, for some views: staged rows, staged events, or a range of the source's archive; the others are None."""
+    """What one task deals out, for some views: staged rows, staged events, imported parts, or a range of the archive; others are None."""
 
     views: tuple[int, ...]
     rows: str | None = None
     events: str | None = None
+    parts: tuple[tuple[str, int], ...] | None = None
     archived: Range | None = None
 
 
@@ -103,8 +105,12 @@ class Dealing:
         if work.events is not None:
             yield store.read_frame(work.events)
             return
-        assert work.archived is not None
         types = {name: kind.polars for name, kind in view.source.schema.items() if name in columns}
+        if work.parts is not None:
+            for _, events in iter_parts(store, tuple(Part(*part) for part in work.parts), types):
+                yield events
+            return
+        assert work.archived is not None
         yield from iter_range(store, view.source.name, *work.archived, types)
 
     def _dealt(self, i: int, view: FeatureView, kind: int, frame: pl.DataFrame) -> Batches:

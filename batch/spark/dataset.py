@@ -26,11 +26,12 @@ from tidemill.datasets.questions import TIMESTAMP, check_columns, instants, keys
 from tidemill.definitions import FeatureSet, FeatureView, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.environment import Environment
+from tidemill.offline.history import imports_in_segments
 from tidemill.offline.store import OfflineStore
 
 from .answering import ANSWERS, DEALT, ROW, WRITTEN, Answering, AskedView, Dealing, Work, Writing, add_up
 from .fold import Place
-from .ranges import OFFSETS, ranges_of_tasks
+from .ranges import OFFSETS, parts_of_tasks, ranges_of_tasks
 from .session import Cluster, collected, gathered, mapped, tasks
 
 Said = Callable[[str, int, int], object]
@@ -130,6 +131,10 @@ def _stage_events(
         mine = tuple(i for i, view in enumerate(wanted.views.values()) if view.source.name == source.name)
         asked = [(views[i], list(wanted.views.values())[i]) for i in mine]
         read = sorted({c for one, view in asked for c in one.questions(view).reads}, key=list(source.schema).index)
+        for made in imports_in_segments(env.offline, source.name):
+            for _, a, b in parts_of_tasks(made.parts, 0, len(made.parts), offsets):
+                staged.work.append(Work(mine, parts=tuple((part.key, part.rows) for part in made.parts[a:b])))
+            staged.events += made.events
         ends = archived_ends(env, source)
         ranges = ranges_of_tasks(env.offline, source.name, [(p, 0, end) for p, end in ends.items() if end], offsets)
         staged.work += [Work(mine, archived=each) for each in ranges]

@@ -10,11 +10,12 @@ those named by the tasks that Spark counted are in the version, which the driver
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 import pyarrow as pa
@@ -22,21 +23,22 @@ from pyspark import Accumulator
 from pyspark.sql import SparkSession
 
 from tidemill.aggregations import aggregation_from_spec
+from tidemill.blocks import HISTORY
 from tidemill.definitions.source import str_of_type, type_of_str
 from tidemill.environment import Environment
-from tidemill.horizon import horizon_of
 from tidemill.kernel.bundle import Bundle
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import SPAN
 from tidemill.kernel.tiles import span_starts
 from tidemill.offline.archive import iter_range
+from tidemill.offline.history import Part, iter_parts
 from tidemill.offline.partials import PartialFile, Partials
 from tidemill.offline.store import OfflineStore
 from tidemill.times import BEGINNING, DAY, floor_to
 
-from ..fold import ROWS, BundleFold, Progress, Segment
+from ..engine import Newest, Stretch
 from .blobs import batch_of, blobs, frame_of, numbers_of
-from .ranges import OFFSETS, Range, ranges_of_tasks
+from .ranges import OFFSETS, Range, parts_of_tasks, ranges_of_tasks
 from .session import Batches, Cluster, collected, gathered, mapped, tasks
 
 _TIMES = pa.schema([("rows", pa.int64()), ("without_arrival", pa.int64()), ("latest", pa.int64()), ("arrived", pa.int64())])
@@ -45,7 +47,8 @@ _FILES = pa.schema(
     [("bundle", pa.int32()), ("part", pa.int32()), ("key", pa.string()), ("day", pa.int64()), ("k", pa.int64()), ("rows", pa.int64())]
 )
 _LIFETIME = BEGINNING // DAY
-#: Tiles that a task holds before it merges them.
+#: Events that a task reads at a time, and tiles that it holds before it merges them.
+ROWS = 1_000_000
 _HELD = 4_000_000
 
 
@@ -95,75 +98,113 @@ def bundle_of(spec: str) -> Bundle:
 
 
 class SparkEngine:
-    """An engine of `batch.fold`: see the module's text. `offsets`: of a task, about. Raises `TidemillError` where Spark cannot."""
+    """A `Spread` engine of `batch.fold`: see the module's text. `offsets`: of a task, about. Raises `TidemillError` where Spark cannot.
+
+    Spark is started when it is first needed, and ends with the block.
+    """
 
     def __init__(self, place: Place, cluster: Cluster, offsets: int = OFFSETS) -> None:
         self._place, self._cluster, self._offsets = place, cluster, offsets
+        self._open = ExitStack()
+        self._spark: SparkSession | None = None
+        self._known: tuple[Stretch, Newest] | None = None
 
-    def __call__(self, segment: Segment, progress: Progress | None) -> None:
-        ranges = ranges_of_tasks(segment.store, segment.source.name, segment.ranges, self._offsets)
-        with self._cluster.session() as spark:
-            times = _Times(self._place, segment.source.name, tuple(ranges))
-            found = collected(mapped(tasks(spark, len(ranges)), times, _TIMES), None, segment.offsets, progress)
-            _raise_horizons(segment, [row for row in found if row.rows])
-            for row in _fold(spark, self._place, segment, ranges, progress):
-                table = segment.folds[row.bundle].bundle.tables[row.part]
-                day = None if row.day == _LIFETIME else row.day
-                segment.folds[row.bundle].files.setdefault(row.part, []).append(PartialFile(table.key, row.key, day, row.k, row.rows))
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._spark = self._known = None
+        self._open.close()
 
-def _raise_horizons(segment: Segment, found: Sequence[Any]) -> None:
-    """Let every fold know the times of the segment, and the horizon that the local engine would have reached."""
-    if not found:
-        return
-    latest, arrived = max(row.latest for row in found), max(row.arrived for row in found)
-    partly = 0 < sum(row.without_arrival for row in found) < sum(row.rows for row in found)
-    for one in segment.folds:
-        if partly and one.arrived == BEGINNING:
-            _raise_in_order(segment, one)
-        one.latest, one.arrived = max(one.latest, latest), max(one.arrived, arrived)
-        one.horizon = max(one.horizon, horizon_of(one.latest, one.arrived, segment.slack))
+    def newest(self, stretch: Stretch, progress: Callable[[int], None]) -> Newest:
+        if self._known is None or self._known[0] != stretch:
+            self._known = stretch, self._newest(stretch, progress)
+        return self._known[1]
 
+    def _newest(self, stretch: Stretch, progress: Callable[[int], None]) -> Newest:
+        spark, reading = self._running(), self._reading(stretch)
+        times = mapped(tasks(spark, len(reading.ranges)), _Times(reading), _TIMES)
+        found = [row for row in collected(times, progress=lambda done, _: progress(done)) if row.rows]
+        latest, arrived = (max((row[i] for row in found), default=BEGINNING) for i in (2, 3))
+        partly = 0 < sum(row.without_arrival for row in found) < sum(row.rows for row in found)
+        return Newest(latest, arrived, partly)
 
-def _raise_in_order(segment: Segment, one: BundleFold) -> None:
-    """Raise the horizon as the local engine does, up to the first arrival time.
+    def fold(
+        self, stretch: Stretch, bundles: Sequence[tuple[Bundle, int]], k: int, progress: Callable[[int], None]
+    ) -> list[list[PartialFile]]:
+        spark, reading = self._running(), self._reading(stretch)
+        specs = tuple((spec_of(bundle), horizon) for bundle, horizon in bundles)
+        read = {column for bundle, _ in bundles for column in (*bundle.reads, bundle.event_id)}
+        columns = tuple((name, str_of_type(kind)) for name, kind in stretch.source.schema.items() if name in read)
+        done = spark.sparkContext.accumulator(0)
+        folding = _Folding(reading, columns, specs, done)
+        tiles = gathered(mapped(tasks(spark, len(reading.ranges)), folding, _TILES), ["bundle", "part", "day"])
+        told = 0
 
-    Until then it follows event times alone, so it may come to lie beyond what the first arrival time allows, and never falls. From
-    there on it rises with both, and the largest of all decide.
-    """
-    for partition, a, b in segment.ranges:
-        for events in iter_range(segment.store, segment.source.name, partition, a, b, {}, rows=ROWS):
-            one.raised(events, segment.slack)
-            if one.arrived != BEGINNING:
-                return
+        def tell(events: int, _: int) -> None:
+            nonlocal told
+            progress(max(events - told, 0))
+            told = max(told, events)
 
+        found = collected(mapped(tiles, _Merging(self._place, specs, k), _FILES), done, progress=tell)
+        tell(done.value, 0)
+        out: list[list[PartialFile]] = [[] for _ in bundles]
+        for row in found:
+            table = bundles[row.bundle][0].tables[row.part]
+            out[row.bundle].append(PartialFile(table.key, row.key, None if row.day == _LIFETIME else row.day, row.k, row.rows))
+        return out
 
-def _fold(spark: SparkSession, place: Place, segment: Segment, ranges: Sequence[Range], progress: Progress | None) -> list[Any]:
-    specs = tuple((spec_of(one.bundle), one.horizon) for one in segment.folds)
-    done = spark.sparkContext.accumulator(0)
-    columns = tuple((name, str_of_type(kind)) for name, kind in segment.source.schema.items() if name in segment.columns)
-    folding = _Folding(place, segment.source.name, tuple(ranges), columns, specs, done)
-    tiles = gathered(mapped(tasks(spark, len(ranges)), folding, _TILES), ["bundle", "part", "day"])
-    return collected(mapped(tiles, _Merging(place, specs, segment.k), _FILES), done, segment.offsets, progress)
+    def _running(self) -> SparkSession:
+        if self._spark is None:
+            self._spark = self._open.enter_context(self._cluster.session())
+        return self._spark
+
+    def _reading(self, stretch: Stretch) -> _Reading:
+        archived = [r for r in stretch.ranges if r[0] != HISTORY]
+        ranges = ranges_of_tasks(self._place.open(), stretch.source.name, archived, self._offsets)
+        parts = [
+            each
+            for partition, a, b in stretch.ranges
+            if partition == HISTORY
+            for each in parts_of_tasks(stretch.parts, a, b, self._offsets)
+        ]
+        return _Reading(self._place, stretch.source.name, (*ranges, *parts), tuple((p.key, p.rows) for p in stretch.parts))
 
 
 # ---- what tasks do ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Times:
-    """The ranges' numbers to the largest times in each."""
+class _Reading:
+    """How tasks read: the range of each, of offsets, or of imported parts (their keys and rows) where the partition is `HISTORY`."""
 
     place: Place
     source: str
     ranges: tuple[Range, ...]
+    parts: tuple[tuple[str, int], ...]
+
+    def read(self, number: int, columns: Mapping[str, pl.DataType]) -> Iterator[pl.DataFrame]:
+        """The events of one task."""
+        store = self.place.open()
+        partition, start, end = self.ranges[number]
+        if partition != HISTORY:
+            yield from iter_range(store, self.source, partition, start, end, columns, rows=ROWS)
+            return
+        for _, events in iter_parts(store, tuple(Part(*part) for part in self.parts[start:end]), columns, rows=ROWS):
+            yield events
+
+
+@dataclass(frozen=True)
+class _Times:
+    """The ranges' numbers to the largest times in each."""
+
+    reading: _Reading
 
     def __call__(self, numbers: Batches) -> Batches:
-        store = self.place.open()
         for number in numbers_of(numbers):
             rows = without = 0
             latest = arrived = BEGINNING
-            for events in iter_range(store, self.source, *self.ranges[number], {}, rows=ROWS):
+            for events in self.reading.read(number, {}):
                 rows += len(events)
                 without += events["_arrival"].null_count()
                 latest = max(latest, _largest(events["_time"]))
@@ -180,21 +221,18 @@ def _largest(times: pl.Series) -> int:
 class _Folding:
     """The ranges' numbers to tiles: of every bundle and table, by day. `specs`: of the bundles, with their horizons."""
 
-    place: Place
-    source: str
-    ranges: tuple[Range, ...]
+    reading: _Reading
     columns: tuple[tuple[str, str], ...]
     specs: tuple[tuple[str, int], ...]
     done: Accumulator[int]
 
     def __call__(self, numbers: Batches) -> Batches:
         keep_freed_memory()
-        store = self.place.open()
         columns = {name: type_of_str(kind).polars for name, kind in self.columns}
         bundles = [(bundle_of(spec), horizon) for spec, horizon in self.specs]
         for number in numbers_of(numbers):
             held = [[_Held(bundle, i, horizon) for i in range(len(bundle.tables))] for bundle, horizon in bundles]
-            for events in iter_range(store, self.source, *self.ranges[number], columns, rows=ROWS):
+            for events in self.reading.read(number, columns):
                 for (bundle, horizon), tables in zip(bundles, held, strict=True):
                     selected, _ = bundle.select(events)
                     for table, tiles in zip(tables, bundle.fold(selected, horizon), strict=True):

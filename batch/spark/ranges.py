@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from tidemill.blocks import HISTORY
 from tidemill.offline.archive import cover, partition_folder, range_files
+from tidemill.offline.history import Part
 from tidemill.offline.store import OfflineStore
 
 Range = tuple[int, int, int]
@@ -38,3 +40,19 @@ def _ends(store: OfflineStore, source: str, partition: int, start: int, end: int
         if high - low >= _LARGEST * offsets:
             yield from range(low + offsets, high - offsets + 1, offsets)
         yield high
+
+
+def parts_of_tasks(parts: Sequence[Part], start: int, end: int, events: int) -> list[Range]:
+    """(HISTORY, start, end) of imported parts, cut into ranges of about so many events.
+
+    >>> [(a, b) for _, a, b in parts_of_tasks([Part("a", 5), Part("b", 5), Part("c", 1)], 0, 3, 10)]
+    [(0, 2), (2, 3)]
+    """
+    out: list[Range] = []
+    at, held = start, 0
+    for number in range(start, end):
+        held += parts[number].rows
+        if held >= events or number + 1 == end:
+            out.append((HISTORY, at, number + 1))
+            at, held = number + 1, 0
+    return out

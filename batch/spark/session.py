@@ -162,7 +162,7 @@ def collected(frame: DataFrame, done: Accumulator[int] | None = None, total: int
                     return found
                 except NotYet:
                     if progress is not None:
-                        progress(min(done.value, total) if done is not None else 0, total)
+                        progress(min(done.value, total or done.value) if done is not None else 0, total)
         except BaseException:
             if not future.done():  # Ctrl-C, or a lease that was lost: the tasks would go on for nobody
                 context.cancelAllJobs()

@@ -15,7 +15,7 @@ from tidemill.apps import load
 from tidemill.errors import LeaseError, StoreUnavailableError, TidemillError
 from tidemill.offline.cuts import latest_cut, make_cut, read_cut
 from tidemill.offline.leases import Lease, this_process
-from tidemill.offline.partials import Partials
+from tidemill.offline.partials import Partials, Progress
 
 fold = load("batch.fold")
 
@@ -98,9 +98,12 @@ def test_of_two_folds_from_the_same_version_one_commits(folder: Folder) -> None:
     k = latest_cut(folder.env.offline, "events")
     [applied] = folder.env.applied().bundles
     partials = Partials(folder.env.offline, applied.bundle)
-    late = fold.BundleFold(applied.bundle, partials, *partials.standing(k))
+    base, generation = partials.standing(k)
+    start = Progress(base.vector, 0, base.horizon, base.latest, base.arrived, ())
+    late = fold._Fold(applied.bundle, partials, "late", k, start)
     folder.batch()
-    assert fold._commit(late, k, read_cut(folder.env.offline, "events", k)) == partials.latest()
+    vector = read_cut(folder.env.offline, "events", k)
+    assert fold._commit(late, base, generation, k, vector, 0, {}, fold.Budget()) == partials.latest()
     assert versions(folder) == [(1, 0), (2, 0), (3, 0)]
 
 

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
@@ -44,12 +45,14 @@ from tidemill.definitions.project import Project
 from tidemill.environment import Environment
 from tidemill.errors import HorizonError, TidemillError
 from tidemill.kernel.table import OVERFLOW
+from tidemill.logs.base import RecordBatch
 from tidemill.offline.archive import archived_end, compact, partitions
-from tidemill.offline.cuts import cuts, make_cut
+from tidemill.offline.cuts import cuts, imports_of, latest_cut, make_cut
+from tidemill.offline.history import Import, Part, create_import, latest_import
 from tidemill.offline.store import OfflineStore
 from tidemill.online.base import SlotId
 from tidemill.testing import brute_force
-from tidemill.times import DAY, HOUR, MINUTE, SECOND
+from tidemill.times import BEGINNING, DAY, HOUR, MINUTE, SECOND
 from tidemill.types import Timestamp
 
 #: A file system in memory, where there is one.
@@ -125,9 +128,10 @@ OPERATIONS = [
 ]
 #: An operation, a worker, a partition, and a number that the operation makes its own use of.
 OPERATION = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integers(0, 2), st.integers(0, 7))
+IMPORT = st.tuples(st.just("import"), st.just(0), st.integers(0, 2), EVENTS)
 PRODUCE = st.tuples(st.just("produce"), st.just(0), st.integers(0, 2), EVENTS)
 #: Events are part of the weather, not a rule of their own: Hypothesis leaves whole rules out of most examples, and then little happens.
-WEATHER = st.lists(st.one_of(OPERATION, OPERATION, OPERATION, PRODUCE), min_size=4, max_size=24)
+WEATHER = st.lists(st.one_of(*[OPERATION] * 6, PRODUCE, PRODUCE, IMPORT), min_size=4, max_size=24)
 TICKS = [1, 7, 60, 600, 3600, 86400, 5 * 86400, 20 * 86400]
 
 
@@ -178,6 +182,7 @@ class Seam(RuleBasedStateMachine):
         self.define()
         self.workers: dict[tuple[int, int], PartitionIngest] = {}
         self.flights: dict[tuple[int, int], list[Flush]] = {}
+        self.imported: list[list[dict[str, Any]]] = []
         self.snapshots: list[tuple[SlotId, list[int], Any]] = []
         self.last: tuple[tuple[int, int], Flush] | None = None
         self.random = random.Random(0)
@@ -239,6 +244,26 @@ class Seam(RuleBasedStateMachine):
             records.append((raw, self.now))
             if values["id"] == 5:
                 records.append(None)  # an offset without a record
+
+    def do_import(self, i: int, p: int, events: list[Any]) -> None:
+        """History from elsewhere: in no log, and in no tail. Now and then it is cut, folded and published at once."""
+        made = [{**values, "at": min(self.now + offset, self.now) // floor * floor} for values, offset, floor in events]
+        raw = [json.dumps({k: v for k, v in event.items() if v is not None or k == "k"}).encode() for event in made]
+        batch = RecordBatch(0, 0, len(raw), np.arange(len(raw)), b"".join(r + b"\n" for r in raw))
+        frame = self.env.decoder(self.source).decode(batch).frame
+        number = latest_import(self.offline, "log") + 1
+        parts = []
+        for j, some in enumerate((frame[: len(frame) // 2], frame[len(frame) // 2 :])):
+            if len(some):
+                parts.append(Part(f"history/log/i{number}/{j}.parquet", len(some)))
+                self.offline.write_frame(parts[-1].key, some)
+        latest = frame["_time"].max() if len(frame) else BEGINNING
+        assert isinstance(latest, int)
+        made_one = Import(number, f"i{number}", self.now, "none", None, len(frame), 0, 0, 0, latest, BEGINNING, (), tuple(parts))
+        assert create_import(self.offline, "log", made_one)
+        self.imported.append([e for r in raw if (e := plain(r)) is not None and e["k"] is not None])
+        if p == 1:
+            self.do_batch(0, 0, 0)
 
     def do_more(self, i: int, p: int, n: int) -> None:
         """Events like those that came last."""
@@ -445,9 +470,13 @@ class Seam(RuleBasedStateMachine):
 
     # ---- the truth ------------------------------------------------------------------------------------------------------------------
 
-    def events(self, positions: dict[int, int]) -> dict[str, list[dict[str, Any]]]:
-        """The events of each entity that are known at these positions."""
+    def events(self, positions: dict[int, int], k: int) -> dict[str, list[dict[str, Any]]]:
+        """The events of each entity that are known at these positions, and with the imports of segments 1 to k."""
         out: dict[str, list[dict[str, Any]]] = {}
+        for imported in self.imported[: imports_of(self.offline, "log", min(k, latest_cut(self.offline, "log")))]:
+            for event in imported:
+                if self.where is None or FILTERS[self.where](event):
+                    out.setdefault(event["k"], []).append({**dict.fromkeys(SCHEMA), **event})
         for partition, records in self.log.records.items():
             for record in records[: positions.get(partition, 0)]:
                 event = plain(record[0]) if record is not None else None
@@ -485,10 +514,10 @@ class Seam(RuleBasedStateMachine):
                 state = read.states[b][read.asked.shards[row]]
                 got, status = answer.columns[f"v__{name}"][row], answer.status[f"v__{name}"][row]
                 positions = read.positions(row)[b]
-                if not state.serving or not positions:  # nothing is known is not the same as nothing happened
+                if not state.serving:  # nothing is known is not the same as nothing happened
                     assert (got, status) == (None, "missing")
                     continue
-                known = self.events(positions)
+                known = self.events(positions, read.imports(row)[b])
                 passes = FILTERS.get(feature.aggregation.where or "")
                 want = brute_force(
                     feature.aggregation, feature.window, known.get(key, []), at, schema=schema, timestamp="at", event_id="id", passes=passes
@@ -513,9 +542,11 @@ class Seam(RuleBasedStateMachine):
             for slot, _ in self.slots():
                 (state,) = self.online.slots([slot])
                 assert state.cursor is None
-                assert {p: o for p, o in state.positions.items() if o} == {p: len(r) for p, r in self.log.records.items() if r}, (
-                    f"{slot} is stuck"
-                )
+                stands = {p: o for p, o in state.positions.items() if o and p != blocks.HISTORY}
+                assert stands == {p: len(r) for p, r in self.log.records.items() if r}, f"{slot} is stuck"
+                if self.imported:
+                    done = state.positions.get(blocks.HISTORY, 0) // blocks.HISTORY_STEPS
+                    assert imports_of(self.offline, "log", done) == len(self.imported), f"{slot} lacks imports"
             for p, records in self.log.records.items():
                 assert archived_end(self.offline, "log", p) == len(records), "the archive has a hole"
             for _ in range(2):

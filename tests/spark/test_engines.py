@@ -17,7 +17,6 @@ from tidemill.environment import Environment
 from tidemill.errors import StoreError, TidemillError
 
 engines = load("batch.engines")
-fold = load("batch.fold")
 job = load("batch.job")
 session = load("batch.spark.session")
 
@@ -43,12 +42,12 @@ def settings(folder: Folder, text: str) -> Environment:
 
 
 def test_the_engine_is_what_is_asked_for_else_what_the_project_says_else_this_machine(folder: Folder) -> None:
-    assert engines.engine_of(folder.env) is fold.fold_here
+    assert engines.engine_of(folder.env) is None
     env = settings(folder, '[batch]\nengine = "spark"\n[spark]\nmaster = "local[3]"\n"spark.executor.memory" = "2g"\n')
     chosen = engines.engine_of(env)
     assert chosen._cluster == session.Cluster("local[3]", {"spark.executor.memory": "2g"})
     assert engines.engine_of(env, None, "yarn")._cluster.master == "yarn"
-    assert engines.engine_of(env, "local") is fold.fold_here
+    assert engines.engine_of(env, "local") is None
 
 
 @pytest.mark.parametrize(

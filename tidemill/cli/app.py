@@ -23,6 +23,7 @@ COMMANDS = (
     "reshard",
     "stream",
     "batch",
+    "backfill",
     "dataset",
     "train",
     "model",

@@ -97,7 +97,7 @@ def batch(
         _repeat(env, out, job, seconds, chosen, metrics(env, "batch", metrics_port, metrics_host))
     else:
         with Progress() as shown, job.alone(env, shown) as progress:
-            results = [job.run_source(env, source, progress, chosen)] if source is not None else job.run(env, progress, chosen)
+            results = [job.run_source(env, source, progress, engine=chosen)] if source is not None else job.run(env, progress, chosen)
         _report(out, results)
 
 

@@ -81,11 +81,13 @@ def _plain(value: object) -> object:
 class Progress:
     """A progress bar on stderr that appears when work takes longer than two seconds, and only in a terminal.
 
-    Call it as the library's jobs do: (what is under way, done, of how many). As a context manager it is gone at the end.
+    Call it as the library's jobs do: (what is under way, done, of how many). As a context manager it is gone at the end. With `rate` it
+    also says how many a second, and how long it will take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rate: bool = False) -> None:
         self._begun = time.monotonic()
+        self._rate = rate
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
 
@@ -100,17 +102,23 @@ class Progress:
         if self._bar is None:
             if time.monotonic() - self._begun < _PATIENCE or not sys.stderr.isatty():
                 return
-            self._bar = _bar()
+            self._bar = _bar(rate=self._rate)
             self._bar.start()
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total)
         self._bar.update(self._tasks[what], completed=done, total=total)
 
 
-def _bar() -> Any:
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+def _bar(*, rate: bool) -> Any:
+    from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.0f}/s" if speed else "")
+
+    more = (Rate(), TextColumn("left"), TimeRemainingColumn(compact=True)) if rate else ()
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -118,7 +126,7 @@ def _bar() -> Any:
         TextColumn("{task.completed:,}/{task.total:,}"),
         TimeElapsedColumn(),
     )
-    return Bar(*columns, console=_console(stderr=True), transient=True)
+    return Bar(*columns, *more, console=_console(stderr=True), transient=True)
 
 
 @contextmanager

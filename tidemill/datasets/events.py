@@ -13,6 +13,7 @@ from tidemill.environment import Environment
 from tidemill.errors import LogTruncatedError, LogUnavailableError
 from tidemill.logs.base import Log
 from tidemill.offline.archive import archived_end, iter_range, partitions
+from tidemill.offline.history import iter_history
 
 #: Events of a frame, and records of a log's batch.
 ROWS = 1_000_000
@@ -28,6 +29,14 @@ def known_events(env: Environment, source: Source, columns: list[str], *, rows: 
     no event there becomes a dead letter when it is streamed. Raises `LogError`, `StoreError`.
     """
     types = {name: source.schema[name].polars for name in columns}
+    for frame in iter_history(env.offline, source.name, None, types, rows=rows):
+        yield frame.select(*types, "_time", "_arrival")
+    yield from logged_events(env, source, columns, rows=rows)
+
+
+def logged_events(env: Environment, source: Source, columns: list[str], *, rows: int = ROWS) -> Iterator[pl.DataFrame]:
+    """`known_events` without what was imported: the archive, and what the log has beyond it."""
+    types = {name: source.schema[name].polars for name in columns}
     ends = archived_ends(env, source)
     for partition, end in ends.items():
         for frame in iter_range(env.offline, source.name, partition, 0, end, types, rows=rows):
@@ -41,7 +50,7 @@ def archived_ends(env: Environment, source: Source) -> dict[int, int]:
 
 
 def events_beyond(env: Environment, source: Source, columns: list[str], ends: Mapping[int, int]) -> Iterator[pl.DataFrame]:
-    """What `known_events` gives beyond these offsets of the partitions, from the log."""
+    """What `logged_events` gives beyond these offsets of the partitions, from the log."""
     with closing(env.log(source)) as log:
         for partition in log.partitions():
             for frame in _rest(env, source, log, partition, ends.get(partition, 0)):

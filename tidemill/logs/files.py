@@ -18,12 +18,15 @@ from pathlib import Path, PurePath
 from tidemill.blocks import MAX_PARTITION
 from tidemill.errors import LogError
 from tidemill.logs.base import RecordBatch
-from tidemill.logs.cursor import Cursor, Wanted
+from tidemill.logs.csv import CsvCursor
+from tidemill.logs.cursor import Cursor, Marks, Place, Wanted
 from tidemill.logs.heads import Heads, MemoryHeads
 from tidemill.logs.index import FileEntry, FileIndex, MemoryIndex
+from tidemill.logs.jsonlines import JsonLinesCursor
+from tidemill.logs.parquet import ParquetCursor
 from tidemill.logs.partition import LogFile, PartitionFiles
 
-__all__ = ["FileEntry", "FileIndex", "FileLog", "FileReader", "MemoryIndex"]
+__all__ = ["FileEntry", "FileIndex", "FileLog", "FileReader", "MemoryIndex", "format_of", "open_file"]
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -117,14 +120,7 @@ class FileLog:
         return found
 
     def _file(self, name: str, path: Path) -> LogFile:
-        codec = CODECS.get(path.suffix)
-        kind = self._format or FORMATS.get(path.with_suffix("").suffix if codec else path.suffix)
-        if kind is None:
-            endings = ", ".join(FORMATS)
-            raise LogError(f"{path}: the name does not tell the format; let it end in {endings} (text also .gz, .zst), or set format=")
-        if kind == "parquet" and codec:
-            raise LogError(f"{path}: Parquet is compressed inside, and cannot be read out of a {codec} file; unpack it")
-        return LogFile(name, path, kind, codec)
+        return LogFile(name, path, *format_of(path, self._format))
 
 
 class FileReader:
@@ -199,6 +195,40 @@ class FileReader:
         self._files.seal(self._number, cursor)
         self.close()
         return True
+
+
+def format_of(path: Path, format: str | None = None) -> tuple[str, str | None]:
+    """A file's format, by its name where `format` does not say it, and its codec. Raises `LogError`.
+
+    >>> format_of(Path("a.csv.gz")), format_of(Path("a.txt"), "jsonl")
+    (('csv', 'gzip'), ('jsonl', None))
+    """
+    codec = CODECS.get(path.suffix)
+    kind = format or FORMATS.get(path.with_suffix("").suffix if codec else path.suffix)
+    if kind is None:
+        endings = ", ".join(FORMATS)
+        raise LogError(f"{path}: the name does not tell the format; let it end in {endings} (text also .gz, .zst), or set format=")
+    if kind == "parquet" and codec:
+        raise LogError(f"{path}: Parquet is compressed inside, and cannot be read out of a {codec} file; unpack it")
+    return kind, codec
+
+
+def open_file(
+    path: Path, *, start: int = 0, format: str | None = None, columns: Sequence[str] | None = None, timestamp: str | None = None
+) -> Cursor:
+    """One complete file, that is in no log, from its record number `start` on. The options are `FileLog`'s. Raises `LogError`."""
+    kind, codec = format_of(path, format)
+    place, wanted = Place(path, 0, 0, kind, codec), Wanted(None if columns is None else tuple(columns), timestamp)
+    cursor: Cursor
+    if kind == "parquet":
+        cursor = ParquetCursor(place, 0, wanted)
+    elif kind == "csv":
+        cursor = CsvCursor(place, Marks(), _CHUNK, 0, wanted)
+    else:
+        cursor = JsonLinesCursor(place, Marks(), _CHUNK, 0)
+    cursor.seal()
+    cursor.skip(start)
+    return cursor
 
 
 def _partition(path: Path) -> int:

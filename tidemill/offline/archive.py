@@ -396,7 +396,7 @@ def _read_file(
     with store.reading(file.key):
         scan = store.scan(file.key)
         schema = scan.collect_schema()
-        wanted = [pl.col(name) for name in schema] if columns is None else _wanted(store.path(file.key), schema, columns)
+        wanted = [pl.col(name) for name in schema] if columns is None else wanted_columns(store.path(file.key), schema, columns)
         offset = pl.col("_offset")
         inside = (offset >= low) & (offset < high)
         # Offsets are at least as many as rows, so most files need not be asked how many rows they have.
@@ -411,7 +411,7 @@ def _read_file(
             yield high if first + rows >= count else at, frame
 
 
-def _wanted(path: str, schema: pl.Schema, columns: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+def wanted_columns(path: str, schema: pl.Schema, columns: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     """Expressions for `columns` and the places, of a file that may have been written under an earlier schema of the source."""
     wanted: list[pl.Expr] = []
     for name, dtype in {**columns, **PLACE_COLUMNS}.items():

@@ -5,6 +5,9 @@ version is created once and never changed; a file belongs to every version whose
 fold only *adds* files, and merges the files of a day now and then. Rolling back withdraws a version (`<k>-<generation>.withdrawn`),
 and the next fold of its segments is the next generation.
 
+`history/<k>.json` beside them names the tiles of the imports of segment k alone (`HistoryTiles`), which belong to every version from k on,
+and which `tidemill.imported` gives to the slots.
+
 Files are `partials/<bundle>/<table>/day=<date of the tiles' starts, UTC>/<k>-<random>.parquet`; the lifetime tile lies in
 `day=lifetime`. Columns: the entity's keys, `start` (UTC) and `width_us` of the tile, the table's state, `<column>_sum` in the user's unit
 beside its exact digits, and `_span`, which is start and width for the kernel.
@@ -17,6 +20,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -53,7 +57,7 @@ class PartialFile:
 class Version:
     """One version of a bundle's partials. `base` is the k that it was folded on top of; times are UTC microseconds.
 
-    `latest` and `arrived` are the largest event and arrival time folded.
+    `latest` and `arrived` are the largest event and arrival time folded. `imports`: how many of the source's imports are in it.
     """
 
     k: int
@@ -64,6 +68,7 @@ class Version:
     latest: int
     arrived: int
     files: tuple[PartialFile, ...] = ()
+    imports: int = 0
 
     @property
     def cut(self) -> Int64s:
@@ -71,7 +76,41 @@ class Version:
         return vector_of(self.vector)
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryTiles:
+    """The tiles of what was imported in segment `k`. A function of the imports alone, so it is the same whoever folds it."""
+
+    k: int
+    horizon: int
+    latest: int
+    arrived: int
+    files: tuple[PartialFile, ...] = ()
+
+
 NOTHING = Version(0, 0, 0, {}, BEGINNING, BEGINNING, BEGINNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fold came: per partition the next offset (of the history: the next part), the events, and the files of their tiles."""
+
+    at: dict[int, int]
+    events: int
+    horizon: int
+    latest: int
+    arrived: int
+    files: tuple[PartialFile, ...]
+
+
+class Chunk(NamedTuple):
+    """A share of all entities, `number` of `of`, for work on many of them in bounded memory. Means nothing outside of one process."""
+
+    number: int
+    of: int
+
+    def holds(self, keys: Sequence[str]) -> pl.Expr:
+        """Whether a row's entity is of this share."""
+        return pl.struct(keys).hash(1) % self.of == self.number
 
 
 class Partials:
@@ -123,6 +162,47 @@ class Partials:
         """Take a version back. Its files stay until they are swept."""
         self._store.create(self._key(k, generation).removesuffix(".json") + ".withdrawn", b"")
 
+    def history(self, k: int) -> HistoryTiles | None:
+        """The tiles of segment k's imports; None before they are folded."""
+        key = self._history_key(k)
+        data = self._store.read(key)
+        try:
+            return None if data is None else msgspec.json.decode(data, type=HistoryTiles)
+        except msgspec.DecodeError as error:
+            raise StoreError(f"{self._store.path(key)} is damaged ({error}): delete it, and run `tidemill batch`") from None
+
+    def commit_history(self, tiles: HistoryTiles) -> bool:
+        """Create the tiles of segment k's imports; False where they exist already, and nothing happened."""
+        return self._store.create(self._history_key(tiles.k), msgspec.json.encode(tiles))
+
+    def _history_key(self, k: int) -> str:
+        return f"{self._root}/history/{k:08d}.json"
+
+    # ---- folds under way --------------------------------------------------------------------------------------------------------
+
+    def progress(self, of: str) -> Progress | None:
+        """How far the fold `of` came that was cut short; None where there is nothing to go on with."""
+        for key in reversed(self._store.list(f"{self._root}/progress/{of}")):
+            try:
+                return msgspec.json.decode(self._store.read(key) or b"", type=Progress)
+            except msgspec.DecodeError:
+                continue  # damaged: what it says is folded anew
+        return None
+
+    def note_progress(self, of: str, progress: Progress) -> None:
+        """Note how far a fold came, with all that it has written: each note stands for itself."""
+        key = f"{self._root}/progress/{of}/{progress.events:015d}-{secrets.token_hex(4)}.json"
+        self._store.create(key, msgspec.json.encode(progress))
+
+    def forget_progress(self, of: str) -> None:
+        """The fold came to its end."""
+        for key in self._store.list(f"{self._root}/progress/{of}"):
+            self._store.delete(key)
+
+    def attempt(self) -> int:
+        """How many versions were withdrawn so far: what is folded after a roll-back goes on with nothing from before."""
+        return len(self._listed()[1])
+
     def published(self) -> int:
         """The largest k through which every entity is known to be published."""
         names = (key.rpartition("/")[2] for key in self._store.list(f"{self._root}/published"))
@@ -167,14 +247,15 @@ class Partials:
         self._store.write_frame(key, tiles)
         return PartialFile(table, key, None if lifetime else day, k, len(tiles))
 
-    def scan(self, table: int, files: Iterable[PartialFile]) -> pl.DataFrame:
-        """The tiles in the files of one table: the entity's keys, SPAN and the table's columns; not merged."""
+    def scan(self, table: int, files: Iterable[PartialFile], chunk: Chunk | None = None) -> pl.DataFrame:
+        """The tiles in the files of one table: the entity's keys, SPAN and the table's columns; not merged. `chunk`: only its entities."""
         kind = self._bundle.tables[table]
         columns = [*self._bundle.keys, SPAN, *kind.columns]
         keys = [f.key for f in files if f.table == kind.key]
         if not keys:
             return self.empty(table)
-        return self._store.scan(keys).select(columns).collect()
+        scan = self._store.scan(keys).select(columns)
+        return (scan if chunk is None else scan.filter(chunk.holds(self._bundle.keys))).collect()
 
     def empty(self, table: int) -> pl.DataFrame:
         """No tiles, with the right columns and types."""

@@ -159,6 +159,23 @@ class Bucket:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
+    def objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """(key, bytes, a text that changes with the content) of every object below a prefix, in the order of their keys."""
+        more: dict[str, str] = {}
+        while True:
+            with self._explained("list", prefix):
+                asked = {"Bucket": self.name, "Prefix": prefix, "MaxKeys": _PAGE, **more}
+                page = self._s3.call_s3("list_objects_v2", **asked, timeout=self._seconds)
+            yield from ((each["Key"], int(each["Size"]), str(each["ETag"])) for each in page.get("Contents", ()))
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def download(self, key: str, path: str) -> None:
+        """Put an object into a file of this machine."""
+        with self._explained("read", key):
+            self._s3.get_file(self._path(key), path)
+
     # ---- requests ---------------------------------------------------------------------------------------------------------------
 
     def _get(self, key: str) -> bytes:

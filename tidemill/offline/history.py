@@ -1,0 +1,161 @@
+"""History that came from elsewhere: imports, copied as Parquet beside the archive.
+
+`history/<source>/<number>.json` is import `number` >= 1, a manifest that names its parts. It is created once, when all parts lie there,
+and never changed; numbers have no gaps, so of two that are made at once one is first, and the other is checked against it. A
+cut says how many imports lie in the segments up to it (`tidemill.offline.cuts`); an import that no cut knows of counts nowhere yet.
+
+Parts are `history/<source>/<import id>/*.parquet`, with the columns of the archive: the source's, `_time` and `_arrival` as there, and
+`_offset`, which is the record's number in the file that it came from, and orders nothing. Nobody's parts are those of an import that
+was begun and not finished.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+import polars as pl
+
+from tidemill.errors import StoreError
+from tidemill.offline.archive import PLACE_COLUMNS, wanted_columns
+from tidemill.offline.store import OfflineStore
+from tidemill.times import BEGINNING
+
+_NAME = re.compile(r"(\d{8,})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of an import."""
+
+    key: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedFile:
+    """A file that was imported: its name as it was given, its bytes, the SHA-256 of its content, and what became of its records.
+
+    `records` = `events` + `dead` + `outside` (the dates asked for). What an overlap left out is counted for the whole import.
+    """
+
+    name: str
+    size: int
+    digest: str
+    records: int
+    events: int
+    dead: int
+    outside: int
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import. Times are UTC microseconds.
+
+    `at`: when it was made. `overlap`: how what is also in the log was found ("by-id", "by-time", "none"); `before`: the bound of
+    "by-time". `left_out`: events that are in the log, or in an earlier import; `repeated`: events whose id came before in these files;
+    `without_id`: events that could not be compared. `latest`, `arrived`: the largest event and arrival time.
+    """
+
+    number: int
+    id: str
+    at: int
+    overlap: str
+    before: int | None
+    events: int
+    left_out: int
+    repeated: int
+    without_id: int
+    latest: int = BEGINNING
+    arrived: int = BEGINNING
+    files: tuple[ImportedFile, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+
+def import_folder(source: str, id: str) -> str:
+    """Where an import's parts lie."""
+    return f"history/{source}/{id}"
+
+
+def latest_import(store: OfflineStore, source: str) -> int:
+    """The number of the newest import; 0 where there is none."""
+    names = (_NAME.fullmatch(key.rpartition("/")[2]) for key in store.list(f"history/{source}"))
+    return max((int(name[1]) for name in names if name), default=0)
+
+
+def read_import(store: OfflineStore, source: str, number: int) -> Import:
+    """One import. Raises `StoreError` where its manifest is absent or damaged."""
+    key = _key(source, number)
+    data = store.read(key)
+    try:
+        return msgspec.json.decode(data or b"", type=Import)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{store.path(key)}, which says what was imported, is missing or damaged ({error}): restore it") from None
+
+
+def imports(store: OfflineStore, source: str) -> list[Import]:
+    """All imports of a source, in order."""
+    return [read_import(store, source, number) for number in range(1, latest_import(store, source) + 1)]
+
+
+def create_import(store: OfflineStore, source: str, made: Import) -> bool:
+    """Make an import. False where its number is taken, and nothing happened: check it against that one, and take the next."""
+    return store.create(_key(source, made.number), msgspec.json.encode(made))
+
+
+def iter_parts(
+    store: OfflineStore,
+    parts: tuple[Part, ...],
+    columns: Mapping[str, pl.DataType] | None = None,
+    *,
+    start: int = 0,
+    rows: int = 1_000_000,
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """(how many parts are read then, frame of 1 to `rows` rows), from part number `start` on. Columns as `archive.iter_range` has them."""
+    for number, part in enumerate(parts[start:], start):
+        for first in range(0, part.rows, rows):
+            with store.reading(part.key):
+                scan = store.scan(part.key)
+                schema = scan.collect_schema()
+                wanted = [pl.col(name) for name in schema] if columns is None else wanted_columns(store.path(part.key), schema, columns)
+                frame = scan.slice(first, rows).select(wanted).collect()
+            if frame.height:
+                yield number + (first + rows >= part.rows), frame
+
+
+def iter_history(
+    store: OfflineStore,
+    source: str,
+    upto_k: int | None = None,
+    columns: Mapping[str, pl.DataType] | None = None,
+    *,
+    rows: int = 1_000_000,
+) -> Iterator[pl.DataFrame]:
+    """The imported events that lie in segments 1 to `upto_k` (None: to the newest cut), each once, as frames of 1 to `rows` rows.
+
+    They have the columns of `archive.iter_range`: `columns`, with their types, and `_offset`, `_time`, `_arrival`; None takes every
+    column as it is stored. Raises `StoreError`.
+    """
+    for made in imports_in_segments(store, source, upto_k):
+        for _, frame in iter_parts(store, made.parts, columns, rows=rows):
+            yield frame
+
+
+def imports_in_segments(store: OfflineStore, source: str, upto_k: int | None = None) -> Iterator[Import]:
+    """The imports that lie in segments 1 to `upto_k` (None: to the newest cut), in order."""
+    from tidemill.offline.cuts import imports_of, latest_cut
+
+    last = imports_of(store, source, latest_cut(store, source) if upto_k is None else upto_k)
+    for number in range(1, last + 1):
+        yield read_import(store, source, number)
+
+
+def empty_part(columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """No events, with the columns that a part has."""
+    return pl.DataFrame(schema={**columns, **PLACE_COLUMNS})
+
+
+def _key(source: str, number: int) -> str:
+    return f"history/{source}/{number:08d}.json"
