@@ -15,6 +15,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ horizon = "1h"
 publish_examples = 10000
 publish_every = "1h"
 """
+#: Predictions and labels that come in between two looks at the logs.
+PORTION = 5_000
 START = to_micros("2026-05-01")
 
 
@@ -58,8 +61,28 @@ def river_model() -> Any:
     return preprocessing.StandardScaler() | linear_model.LogisticRegression()
 
 
-def make(folder: Path, count: int) -> tuple[Environment, list[tuple[dict[str, float], bool]]]:
-    """A project with so many predictions logged and labelled; and the examples, as they are to be learned."""
+@dataclass(frozen=True)
+class Made:
+    """A project; the examples as they are to be learned; entries for the log of predictions, and lines for that of labels."""
+
+    env: Environment
+    examples: list[tuple[dict[str, float], bool]]
+    predictions: list[dict[str, Any]]
+    labels: list[str]
+
+    def log(self, first: int, end: int) -> None:
+        """What comes in next."""
+        journal = Journal(self.env.offline, PREDICTIONS, most=end - first)
+        for entry in self.predictions[first:end]:
+            journal.put(entry)
+        assert journal.close(timeout=300).written == end - first
+        last = [json.dumps({"prediction_id": "end", "bad": False, "at": "2027-01-01T00:00:00Z"})] if end == len(self.labels) else []
+        with (self.env.project.directory / "labels" / "1.jsonl").open("a") as file:
+            file.writelines(f"{line}\n" for line in [*self.labels[first:end], *last])
+
+
+def make(folder: Path, count: int) -> Made:
+    """So many predictions, and a label for each."""
     (folder / "features.py").write_text(FEATURES)
     (folder / "tidemill.toml").write_text(SETTINGS)
     (folder / "labels").mkdir()
@@ -70,12 +93,11 @@ def make(folder: Path, count: int) -> tuple[Environment, list[tuple[dict[str, fl
     manifest = models.register("m", river_model(), service="s", fill=dict.fromkeys(columns, 0.0))
     models.promote("m", "1")
     dice = random.Random(0)
-    journal = Journal(env.offline, PREDICTIONS, most=count + 1)
-    examples, labels = [], []
+    examples, labels, predictions = [], [], []
     for i in range(count):
         at, x = START + i * SECOND, [dice.gauss(0, 1) for _ in columns]
         label = x[0] + dice.gauss(0, 1) > 0
-        journal.put(
+        predictions.append(
             {
                 "model": "m",
                 "version": "1",
@@ -96,11 +118,8 @@ def make(folder: Path, count: int) -> tuple[Environment, list[tuple[dict[str, fl
         examples.append((dict(zip(manifest.columns, x, strict=True)), label))
         known = at + dice.randrange(HOUR // 2)
         labels.append((known, json.dumps({"prediction_id": f"p{i:09d}", "bad": label, "at": from_micros(known).isoformat()})))
-    assert journal.close(timeout=300).written == count
     labels.sort()
-    labels.append((0, json.dumps({"prediction_id": "end", "bad": False, "at": "2027-01-01T00:00:00Z"})))
-    (folder / "labels" / "1.jsonl").write_text("".join(f"{line}\n" for _, line in labels))
-    return env, examples
+    return Made(env, examples, predictions, [line for _, line in labels])
 
 
 def bare(examples: list[tuple[dict[str, float], bool]]) -> float:
@@ -112,15 +131,20 @@ def bare(examples: list[tuple[dict[str, float], bool]]) -> float:
     return time.process_time() - begun
 
 
-def learn(env: Environment, count: int, watch: Callable[[Learner], None] = lambda _: None) -> float:
-    """CPU seconds for the learner, from the first byte read to the last checkpoint."""
-    learner = Learner(env, LearnerSettings.of(env), now=lambda: START)
+def learn(made: Made, watch: Callable[[Learner], None] = lambda _: None) -> float:
+    """CPU seconds for a learner that follows the logs, from the first byte read to the last checkpoint."""
+    learner = Learner(made.env, LearnerSettings.of(made.env), now=lambda: START, clock=time.process_time)
     watch(learner)
+    took, count = 0.0, len(made.examples)
+    for first in range(0, count, PORTION):
+        made.log(first, min(first + PORTION, count))
+        begun = time.process_time()
+        while learner.step():
+            pass
+        took += time.process_time() - begun
     begun = time.process_time()
-    while learner.step():
-        pass
     learner.keep()
-    took = time.process_time() - begun
+    took += time.process_time() - begun
     assert learner.counts["learned"] == count, learner.status()
     learner.close()
     return took
@@ -182,12 +206,11 @@ def main() -> None:
     count = parser.parse_args().examples
     load("serving.learner").few_collections()
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        env, examples = make(Path(first), count)
-        floor = min(bare(examples) for _ in range(3))
-        took = learn(env, count)
+        made = make(Path(first), count)
+        floor = min(bare(made.examples) for _ in range(3))
+        took = learn(made)
         parts = Parts()
-        env, _ = make(Path(second), count)
-        whole = learn(env, count, parts)
+        whole = learn(make(Path(second), count), parts)
     print(f"learn_one alone: {count / floor:,.0f} examples/s; the learner: {count / took:,.0f} examples/s, {floor / took:.0%} of it")
     parts.seconds["the rest"] = whole - sum(parts.seconds.values())
     shown = sorted(parts.seconds.items(), key=lambda item: -item[1])

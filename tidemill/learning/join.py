@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from msgspec.structs import astuple
 
 from tidemill.times import BEGINNING
 
@@ -32,7 +31,7 @@ from tidemill.times import BEGINNING
 LABEL_COUNTS = ("used", "duplicate", "replaced", "late", "revised_late", "unmatched")
 
 
-class Prediction(msgspec.Struct, frozen=True, order=True, gc=False):
+class Prediction(msgspec.Struct, frozen=True, order=True, gc=False, array_like=True):
     """A logged prediction: `score` as it was served; `x` the features in the model's order, as JSON, which takes less room meanwhile."""
 
     at: int
@@ -60,14 +59,14 @@ class Example(msgspec.Struct, frozen=True, gc=False):
     label: Any
 
 
-class _Held(msgspec.Struct, frozen=True, gc=False):
+class _Held(msgspec.Struct, frozen=True, gc=False, array_like=True):
     known: int
     time: int
     value: Any
     number: int
 
 
-class _Closed(msgspec.Struct, frozen=True, gc=False):
+class _Closed(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A prediction that was closed, while labels of it may still come: the label that it got, by value and number."""
 
     at: int
@@ -196,30 +195,28 @@ class Joiner:
     # ---- to a checkpoint and back -----------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """Everything, for `msgspec` to encode at once: what it holds is this object's own."""
         return {
             "counts": dict(self.counts),
             "newest": {str(p): n for p, n in self.newest.items()},
             "frontier": self.frontier,
             "number": self._number,
-            "pending": [astuple(p) for p in self._pending],
-            "labels": [[key, *astuple(h)] for key, held in self._labels.items() for h in held],
-            "closed": [[key, c.at, c.id, c.value, c.number] for key, some in self._closed.items() for c in some],
+            "pending": self._pending,
+            "labels": self._labels,
+            "closed": self._closed,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """What `state` said."""
+        """What `state` said, decoded to plain values."""
         self.counts, self.frontier, self._number = dict(state["counts"]), state["frontier"], state["number"]
         self.newest = {int(p): n for p, n in state["newest"].items()}
         self._pending = [Prediction(*p) for p in state["pending"]]
         self._labels, self._expiring, self._closed = {}, [], {}
-        for key, *held in state["labels"]:
-            label = _Held(*held)
-            self._labels.setdefault(key, []).append(label)
-            self._expiring.append((label.known + self.horizon, label.number, key))
-        for key, *closed in state["closed"]:
-            one = _Closed(*closed)
-            self._closed.setdefault(key, []).append(one)
+        for key, held in state["labels"].items():
+            self._labels[key] = [_Held(*h) for h in held]
+            self._expiring += [(h.known + self.horizon, h.number, key) for h in self._labels[key]]
+        for key, some in state["closed"].items():
+            self._closed[key] = [_Closed(*c) for c in some]
         heapq.heapify(self._pending)
         heapq.heapify(self._expiring)
         # As they were closed: in order.
