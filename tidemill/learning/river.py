@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from tidemill.models.frameworks import missing_library
 from tidemill.models.manifest import Manifest
 
 #: Quickly, where they are all numbers; ints become floats, as when a model is asked.
@@ -31,8 +32,10 @@ class OnlineModel:
     """
 
     def __init__(self, manifest: Manifest, model: Any) -> None:
-        from river import drift
-
+        try:
+            from river import drift
+        except ModuleNotFoundError as error:
+            raise missing_library("river", error) from error
         adwin: Any = drift.ADWIN
         self.manifest, self.model = manifest, model
         self._columns = manifest.columns
