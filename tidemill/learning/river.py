@@ -32,11 +32,7 @@ class OnlineModel:
     """
 
     def __init__(self, manifest: Manifest, model: Any) -> None:
-        try:
-            from river import drift
-        except ModuleNotFoundError as error:
-            raise missing_library("river", error) from error
-        adwin: Any = drift.ADWIN
+        adwin = _adwin()
         self.manifest, self.model = manifest, model
         self._columns = manifest.columns
         self._fill = [manifest.fill.get(c) for c in manifest.columns]
@@ -47,6 +43,7 @@ class OnlineModel:
     @classmethod
     def of(cls, manifest: Manifest, artifact: bytes) -> OnlineModel:
         """The model of a version whose hash was checked."""
+        _adwin()  # so that River's absence is said, and not what of it the pickle names first
         return cls(manifest, pickle.loads(artifact))  # noqa: S301 - see the module's text
 
     def dump(self) -> bytes:
@@ -56,6 +53,7 @@ class OnlineModel:
     @classmethod
     def load(cls, manifest: Manifest, data: bytes) -> OnlineModel:
         """What `dump` made; whoever calls has checked the hash."""
+        _adwin()
         model, on_error, on_score = pickle.loads(data)  # noqa: S301 - see the module's text
         made = cls(manifest, model)
         made.on_error, made.on_score = on_error, on_score
@@ -106,3 +104,12 @@ class OnlineModel:
         on_score.update(score)
         found = ["error"] if on_error.drift_detected else []
         return [*found, "score"] if on_score.drift_detected else found
+
+
+def _adwin() -> Any:
+    """The detector. Raises `ModelRefusedError` where River is not installed."""
+    try:
+        from river import drift
+    except ModuleNotFoundError as error:
+        raise missing_library("river", error) from error
+    return drift.ADWIN
