@@ -3,8 +3,8 @@
 An entry of the journal `reads` is one request: its id; `at`, the instant asked for; `version`, of the registry; `service`; `columns`,
 the keys and request columns; `values` and `status` of every stored feature read and of the on-demand features; `on_demand`, the hash
 of each function's text; and `known`, per bundle: which features it answered, the different `states` that its rows were read in, and
-which of them each row is. A state is `k` (the published version of the entity, 0 for none), whether the slot was `serving`, and
-`positions`: for each partition the offset before which everything was known.
+which of them each row is. A state is `k` (the cut up to which imported history was known, 0 for none), whether the slot was `serving`,
+and `positions`: for each partition the offset before which everything was known.
 """
 
 from __future__ import annotations
@@ -111,11 +111,12 @@ def _known(view: ViewAnswer) -> list[dict[str, Any]]:
     """What each bundle of a view knew of each row's entity."""
     parts = []
     positions = [view.positions(row) for row in range(len(view.asked.row))]
+    imports = [view.imports(row) for row in range(len(view.asked.row))]
     for b, bundle in enumerate(view.plan.bundles):
         states: dict[tuple[Any, ...], int] = {}
         rows = []
         for row, entity in enumerate(view.asked.row):
-            k = max((cell.k for column in view.cells[b].values() if (cell := column[entity]) is not None), default=0)
+            k = imports[row][b]
             serving = view.states[b][view.asked.shards[entity]].serving
             state = k, serving, tuple(sorted(positions[row][b].items()))
             rows.append(states.setdefault(state, len(states)))

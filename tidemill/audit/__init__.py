@@ -17,7 +17,7 @@ from typing import Any
 from tidemill.answers import MISSING, OK, OVERFLOWED, STALE
 from tidemill.applied import AppliedView
 from tidemill.audit.events import EventReader, TooManyError, columns_of, reach
-from tidemill.audit.reads import Check, Skipped, Versions, checks, instant, on_demand, sampled
+from tidemill.audit.reads import IMPORTS, Check, Skipped, Versions, checks, instant, on_demand, sampled
 from tidemill.audit.recompute import EntityEvents, Right, by_kernel, by_oracle, value_served
 from tidemill.definitions import OnDemand
 from tidemill.environment import Environment
@@ -62,7 +62,7 @@ class Difference:
     def __str__(self) -> str:
         values = f"served {self.served!r} ({self.status}), right {self.right!r} ({self.right_status})"
         where = f"{self.feature} of {self.entity!r} at {self.at.isoformat()}: {values}; request {self.request}, row {self.row}"
-        listed = ", ".join(f"{p}:{o}" for p, o, _ in self.events)
+        listed = ", ".join(f"{p}:{o}" if p != IMPORTS else f"imported in cut {o}" for p, o, _ in self.events)
         more = f", ... ({self.count} in all)" if self.count > len(self.events) else ""
         return f"{where}; known: {dict(self.positions)}; events in the window (partition:offset): {listed or 'none'}{more}"
 

@@ -15,6 +15,8 @@ from tidemill.environment import Environment
 from tidemill.errors import TidemillError
 from tidemill.kernel.bundle import ENTITY, Bundle
 from tidemill.offline.archive import archived_batches, archived_end
+from tidemill.offline.cuts import import_cuts, latest_cut
+from tidemill.offline.history import iter_parts, read_import
 from tidemill.times import BEGINNING, window_start
 
 #: Which partition an event is of; IMPORTS where it was imported.
@@ -98,6 +100,7 @@ class EventReader:
         source = view.view.source.name
         for partition, end in sorted(known.items()):
             if partition == IMPORTS:
+                yield from self._imported(source, columns, end)
                 continue
             have = min(self._archived[source, partition], end)
             for batch in archived_batches(self._env.offline, source, partition, 0, columns, end=have, rows=_ROWS):
@@ -105,6 +108,14 @@ class EventReader:
             if have < end:
                 for frame in self._from_log(view, partition, have, end):
                     yield partition, frame
+
+    def _imported(self, source: str, columns: Mapping[str, pl.DataType], end: int) -> Iterator[tuple[int, pl.DataFrame]]:
+        """What was imported, each event at the number of its cut."""
+        store = self._env.offline
+        for k, numbers in import_cuts(store, source, 0, min(latest_cut(store, source), end - 1)).items():
+            for number in numbers:
+                for _, frame in iter_parts(store, read_import(store, source, number).parts, columns, rows=_ROWS):
+                    yield IMPORTS, frame.with_columns(pl.lit(k, pl.Int64).alias("_offset"))
 
     def _end_of_log(self, view: AppliedView, partition: int, start: int) -> int:
         """The end of the log, if it still has what follows `start`; else `start`."""

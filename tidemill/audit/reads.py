@@ -113,9 +113,9 @@ def instant(entry: Mapping[str, Any]) -> int:
 
 
 def _positions(state: Mapping[str, Any]) -> Positions:
-    """The positions; and what was imported until the cut that the entity's published value is of."""
+    """The positions; and what was imported up to the cut that the answer named."""
     known = {int(p): int(offset) for p, offset in state["positions"].items() if int(offset) > 0}
-    return {**known, IMPORTS: int(state["k"]) + 1} if known and state["k"] else known
+    return {**known, IMPORTS: int(state["k"]) + 1} if state["k"] else known
 
 
 def _changed(view: AppliedView, part: Mapping[str, Any]) -> str | None:
