@@ -52,8 +52,8 @@ def load(path: Path) -> Any:
 
 
 def test_every_piece_is_there() -> None:
-    assert list(SERVICES) == ["kafka", "redis", "topics", "apply", "stream", "batch", "producer"]
-    assert OURS == ["topics", "apply", "stream", "batch", "producer"]
+    assert list(SERVICES) == ["kafka", "redis", "topics", "apply", "stream", "batch", "serve", "producer"]
+    assert OURS == ["topics", "apply", "stream", "batch", "serve", "producer"]
 
 
 def test_images_have_a_version_and_kafka_the_one_that_the_tests_run() -> None:

@@ -29,6 +29,7 @@ from tidemill.environment import Environment
 from tidemill.errors import TidemillError
 from tidemill.offline.dead import count_dead
 
+WHOLE = Delivery()
 #: What the tables at the end show.
 _SHOWN = {
     "origin_departures": ("count_1d", "dep_delay_mean_1d", "dep_delay_p90_30d", "late_1d", "tailnum_approx_count_distinct_7d"),
@@ -74,7 +75,10 @@ def _demo(directory: Path, plan: Plan, console: Console, servers: Servers | None
         compared, wrong = differences(outcome.answers, definitions, outcome.logs, counted)
     _show_features(console, outcome, definitions)
     _show_facts(console, outcome)
-    return verdict(console, outcome, compared, wrong)
+    code = verdict(console, outcome, compared, wrong)
+    if plan.delivery.first <= WHOLE.first and plan.delivery.last >= WHOLE.last:
+        _show_worth(console, outcome)
+    return code
 
 
 def verdict(console: Console, outcome: Outcome, compared: int, wrong: Sequence[Difference]) -> int:
@@ -88,6 +92,26 @@ def verdict(console: Console, outcome: Outcome, compared: int, wrong: Sequence[D
         soft_wrap=True,
     )
     return 0 if compared and not wrong and outcome.restarts >= outcome.kills else 1
+
+
+def _show_worth(console: Console, outcome: Outcome) -> None:
+    """What the features are for: will a flight be late? Trained on nine months, asked through the last quarter, at scheduled departure."""
+    with console.status("training on nine months, and asking about every flight of the last three"):
+        from tidemill.apps.examples.flights.learning import learned
+        from tidemill.apps.examples.flights.season import scored
+
+        store = tm.FeatureStore(outcome.project)
+        try:
+            old, fresh = scored(store, models=["logistic_regression"])
+        finally:
+            store.close()
+        found = [(q, q.auc(q.scores["logistic_regression"])) for q in (old, fresh)]
+        online = fresh.auc(learned(fresh))
+    console.print(
+        f"late by 15 minutes or more? {len(fresh.told):,} flights of the last quarter, AUC: {found[0][1]:.3f} with day-old features, "
+        f"{found[1][1]:.3f} with fresh ones, {online:.3f} with fresh ones and a model that learns online",
+        soft_wrap=True,
+    )
 
 
 class _Telling:
