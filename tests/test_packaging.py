@@ -164,6 +164,7 @@ def test_the_examples_in_the_docstrings_of_the_apps_run() -> None:
     """pytest would collect the apps' files under their folders' names, a second time; the library's examples it runs itself."""
     for app in APPS:
         package = apps.load(app)
-        for module in (app, *(f"{app}.{found.name}" for found in pkgutil.walk_packages(package.__path__) if found.name != "__main__")):
-            result = doctest.testmod(importlib.import_module(f"tidemill.apps.{module}"))
+        below = (found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))
+        for module in (package.__name__, *(name for name in below if not name.endswith("__main__"))):
+            result = doctest.testmod(importlib.import_module(module))
             assert result.failed == 0, module

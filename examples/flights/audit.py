@@ -156,15 +156,17 @@ def differences(served: Sequence[Served], definitions: Definitions, logs: Path, 
 
 
 def right_values(answer: Served, definitions: Definitions, logs: Mapping[str, RawLog]) -> dict[str, Any]:
-    """What should have been served, by column name: all features of the views read, and the service's on-demand features over them."""
+    """What should have been served, by column name: all features of the views read, and all on-demand features over them and the row."""
     right: dict[str, Any] = {}
     for name, positions in answer.positions.items():
         view = definitions.views[name]
         key = [answer.row[column] for column in view.entity.keys]
         for feature, declared in view.features.items():
             right[f"{name}__{feature}"] = logs[view.source.name].value(view, declared, key, answer.at, positions)
-    for on_demand in resolve_features(SERVICE, definitions).on_demands:
-        right[on_demand.column] = _on_demand(on_demand, {**answer.row, **right})
+    for on_demand in resolve_features([*definitions.on_demands.values()], definitions).on_demands:
+        values = {**answer.row, **right}
+        if all(p.column in values for p in on_demand.parameters.values()):
+            right[on_demand.column] = _on_demand(on_demand, values)
     return right
 
 

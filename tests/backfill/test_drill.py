@@ -40,6 +40,19 @@ def kill_all(stream: subprocess.Popen[bytes]) -> None:
     stream.wait()
 
 
+def wait(run: subprocess.Popen[bytes], path: Path, steps: int) -> int:
+    """Until the process wrote so many more objects of its import (and `TimeoutExpired`), or ended (its exit code).
+
+    A number of steps, not of seconds: what is in the middle on one machine is done, or has not begun, on another.
+    """
+    before = len(list(path.rglob("history/*/*/*")))
+    while len(list(path.rglob("history/*/*/*"))) < before + steps:
+        if (code := run.poll()) is not None:
+            return code
+        time.sleep(0.002)
+    raise subprocess.TimeoutExpired(run.args, 0)
+
+
 def test_a_backfill_under_a_live_stream_ends_equal_however_often_both_are_killed(tmp_path: Path) -> None:
     dice = random.Random(5)
     world = World(tmp_path / "p", WITH_ID)
@@ -64,7 +77,7 @@ def test_a_backfill_under_a_live_stream_ends_equal_however_often_both_are_killed
             with (world.path / "backfill.txt").open("ab") as out:
                 run = subprocess.Popen([sys.executable, "-c", _CHILD, str(world.path)], stdout=out, stderr=out)
             try:
-                code = run.wait(dice.uniform(1.0, 5.0) if kills < 6 else 120)
+                code = wait(run, world.path, dice.randint(1, 4)) if kills < 6 else run.wait(120)
             except subprocess.TimeoutExpired:
                 run.kill()
                 run.wait()

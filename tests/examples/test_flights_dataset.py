@@ -47,7 +47,7 @@ def rows_of(store: tm.FeatureStore, n: int, seed: int) -> pl.DataFrame:
     shift = np.where(rng.random(n) < 0.2, rng.integers(-1, 2, n), rng.integers(-7200, 86400, n) * 1_000_000)
     at = some["dep_utc"].dt.timestamp("us") + pl.Series(shift)
     wanted = {"origin", "carrier", "dest", "tailnum"}
-    request = pl.DataFrame({"distance": rng.integers(100, 5000, n).astype(float)})
+    request = pl.DataFrame({"distance": rng.integers(100, 5000, n).astype(float), "scheduled_hour": rng.integers(0, 96, n) / 4})
     keys = some.select(c for c in some.columns if c in wanted).with_columns(pl.col("tailnum").fill_null("none"))
     return keys.hstack(request).with_columns(at.cast(pl.Datetime("us", "UTC")).alias("event_timestamp"))
 

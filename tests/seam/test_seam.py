@@ -608,7 +608,7 @@ def test_a_log_that_drops_what_a_reader_still_needs_is_read_from_the_archive(tmp
         world.applied, world.retired = NOTHING_APPLIED, set()
         world.env = world._environment()
         world.define()
-        world.workers, world.flights = {}, {}
+        world.workers, world.flights, world.imported = {}, {}, []
         slow = world.worker(0, 0)
         world.log.records[0] += [(json.dumps({"k": "a", "at": START}).encode(), START)] * 3
         world.do_run(1, 0, 0)
