@@ -102,7 +102,7 @@ def test_an_event_more_or_less_is_found(logs, shown):
     assert differences([answer], definitions, shown[2] / "data") == (55, [])
     wrong = replace(answer, values={**answer.values, "origin_departures__count_1d": answer.values["origin_departures__count_1d"] + 1})
     compared, found = differences([answer, wrong], definitions, shown[2] / "data")
-    assert (compared, [d.column for d in found]) == (104, ["origin_departures__count_1d"])
+    assert (compared, [d.column for d in found]) == (110, ["origin_departures__count_1d"])
     assert "origin_departures__count_1d: served" in str(found[0])
 
 
