@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tidemill.answers import OK
 from tidemill.journals import Counts, Journal
 from tidemill.offline.store import OfflineStore
-from tidemill.read_log import log_store
+from tidemill.read_log import log_seconds, log_store
 
 if TYPE_CHECKING:
     from tidemill.environment import Environment
@@ -45,7 +45,7 @@ class PredictionLog:
     def of(cls, env: Environment) -> PredictionLog | None:
         """What [log] of tidemill.toml asks for; None where it asks for no predictions."""
         rate = env.project.settings.get("log", {}).get("predictions", 0)
-        return cls(log_store(env), float(rate)) if rate else None
+        return cls(log_store(env), float(rate), seconds=log_seconds(env)) if rate else None
 
     @property
     def counts(self) -> Counts:

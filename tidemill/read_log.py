@@ -18,6 +18,7 @@ from tidemill.answers import AsOf, OnlineFeatures, ViewAnswer
 from tidemill.errors import DefinitionError
 from tidemill.journals import Counts, Journal
 from tidemill.offline.store import OfflineStore
+from tidemill.times import SECOND, parse_duration
 
 if TYPE_CHECKING:
     from tidemill.definitions import FeatureSet
@@ -53,7 +54,7 @@ class ReadLog:
     def of(cls, env: Environment) -> ReadLog | None:
         """What [log] of tidemill.toml asks for; None where it asks for no reads."""
         rate = env.project.settings.get("log", {}).get("reads", 0)
-        return cls(log_store(env), float(rate)) if rate else None
+        return cls(log_store(env), float(rate), seconds=log_seconds(env)) if rate else None
 
     @property
     def counts(self) -> Counts:
@@ -100,6 +101,11 @@ def log_store(env: Environment) -> OfflineStore:
     """Where journals lie: [log] directory in tidemill.toml, a path or an s3:// URL; else the offline store."""
     url = env.project.settings.get("log", {}).get("directory")
     return env.offline if url is None else OfflineStore.open(str(url), base=env.project.directory)
+
+
+def log_seconds(env: Environment) -> float:
+    """How long an entry may wait for its file: [log] every in tidemill.toml."""
+    return parse_duration(str(env.project.settings.get("log", {}).get("every", "10s"))) / SECOND
 
 
 def _statuses(as_of: AsOf) -> dict[str, list[str]]:

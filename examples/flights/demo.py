@@ -9,6 +9,7 @@ the middle; and all along, features are asked for. In the end each value served 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ import tidemill as tm
 from tidemill.apps.examples.flights.audit import Difference, Served, differences
 from tidemill.apps.examples.flights.make_logs import SOURCES, Delivery
 from tidemill.apps.examples.flights.replay import Outcome, Plan, Replay, Servers, Told
+from tidemill.apps.examples.flights.scoring import Scored, Season
+from tidemill.apps.examples.flights.season import SPLIT
 from tidemill.definitions import Definitions
 from tidemill.environment import Environment
 from tidemill.errors import TidemillError
@@ -63,7 +66,11 @@ def _demo(directory: Path, plan: Plan, console: Console, servers: Servers | None
     console.print(f"{replay.logs.total:,} events in two logs, {logs}; the features are in {replay.project / 'features.py'}", soft_wrap=True)
     with _progress(console, TextColumn("{task.fields[now]}"), TextColumn("{task.fields[doing]}")) as progress:
         task = progress.add_task("streaming", total=len(replay.logs), now="", doing="starting two worker processes")
-        outcome = replay.run(_Telling(progress, task))
+        telling = _Telling(progress, task)
+        season = None if servers is None else Season(replay, SPLIT, progress.console.print)
+        with season or contextlib.nullcontext():
+            outcome = replay.run(telling if season is None else lambda told: (telling(told), season(told)))
+            scored = season.end() if season is not None and season.began else None
     with _progress(console) as progress:
         task = progress.add_task("computing every value again from the raw log", total=len(outcome.answers))
 
@@ -76,6 +83,8 @@ def _demo(directory: Path, plan: Plan, console: Console, servers: Servers | None
     _show_features(console, outcome, definitions)
     _show_facts(console, outcome)
     code = verdict(console, outcome, compared, wrong)
+    if scored is not None:
+        code = show_scored(console, scored) or code
     if plan.delivery.first <= WHOLE.first and plan.delivery.last >= WHOLE.last:
         _show_worth(console, outcome)
     return code
@@ -94,6 +103,23 @@ def verdict(console: Console, outcome: Outcome, compared: int, wrong: Sequence[D
     return 0 if compared and not wrong and outcome.restarts >= outcome.kills else 1
 
 
+def show_scored(console: Console, scored: Scored) -> int:
+    """Say what the scorer and the learner did; 0 if every feature behind a score was the training set's, and something was learned."""
+    for difference in scored.different[:10]:
+        console.print(f"[red]not equal:[/] {difference}", soft_wrap=True)
+    console.print(
+        f"{scored.flights:,} flights of the last quarter scored over HTTP in the hour before they left, AUC {scored.auc:.3f}, by "
+        f"{scored.versions} versions of a model that learned from {scored.learned:,} of them on the way",
+        soft_wrap=True,
+    )
+    console.print(
+        f"[bold {'red' if scored.different else 'green'}]{scored.features:,} features behind the scores, "
+        f"{scored.features - len(scored.different):,} equal to a training set's of the same instants[/]",
+        soft_wrap=True,
+    )
+    return 0 if scored.flights and scored.learned and not scored.different and not scored.unscored else 1
+
+
 def _show_worth(console: Console, outcome: Outcome) -> None:
     """What the features are for: will a flight be late? Trained on nine months, asked through the last quarter, at scheduled departure."""
     with console.status("training on nine months, and asking about every flight of the last three"):
@@ -106,10 +132,11 @@ def _show_worth(console: Console, outcome: Outcome) -> None:
         finally:
             store.close()
         found = [(q, q.auc(q.scores["logistic_regression"])) for q in (old, fresh)]
-        online = fresh.auc(learned(fresh))
+        still, online = map(fresh.auc, learned(fresh))
     console.print(
         f"late by 15 minutes or more? {len(fresh.told):,} flights of the last quarter, AUC: {found[0][1]:.3f} with day-old features, "
-        f"{found[1][1]:.3f} with fresh ones, {online:.3f} with fresh ones and a model that learns online",
+        f"{found[1][1]:.3f} with fresh ones, {online:.3f} with fresh ones and a model of River that goes on learning "
+        f"({still:.3f} if it stops)",
         soft_wrap=True,
     )
 

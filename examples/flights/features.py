@@ -40,6 +40,7 @@ arrivals = tm.Source(
         "tailnum": str,
         "air_time": int,  # minutes in the air
         "arr_delay": float,  # minutes
+        "late": bool,  # by 15 minutes or more: the label of the learner
         "arr_utc": tm.Timestamp,  # the actual arrival
     },
     timestamp="arr_utc",

@@ -84,9 +84,10 @@ class GrowingLogs:
 
 
 class GrowingFiles(GrowingLogs):
-    """Files below `target`. Mostly their newest line is not complete yet."""
+    """Files below `target`. `torn`: mostly their newest line is not complete yet."""
 
-    def __init__(self, made: Path, target: Path, width: int) -> None:
+    def __init__(self, made: Path, target: Path, width: int, *, torn: bool = True) -> None:
+        self._torn = torn
         super().__init__(made, width)
         self._target = target
         # All partitions are there from the beginning, as a topic's would be: workers begin anew when they find another.
@@ -96,6 +97,8 @@ class GrowingFiles(GrowingLogs):
             first.touch()
 
     def _pieces(self, ends: Any, counts: Any) -> tuple[list[int], Any]:
+        if not self._torn:
+            return super()._pieces(ends, counts)
         stops = (ends[np.cumsum(counts) - 1] - 20).tolist()  # in the middle of the last line
         stops[-1] += 20
         # The line that was cut belongs to the next piece; the file's last line is whole.

@@ -15,10 +15,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tidemill.apps.examples.flights.make_logs import Delivery, arrivals, delivered, read_flights
+from tidemill.apps.examples.flights.make_logs import LATE, Delivery, arrivals, delivered, read_flights
 
-#: In minutes: an arrival this late is late, as the airlines' own statistics have it.
-LATE = 15
 _YEAR = Delivery()
 
 

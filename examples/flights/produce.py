@@ -6,6 +6,7 @@ timestamp. What the topics hold already is not sent again, so the producer may b
     python produce.py --project servers --topics            # creates the topics, and that is all
     python produce.py --project servers --days 7            # a week of flights, as fast as it goes
     python produce.py --project servers --speed 3600        # an hour of them every second
+    python produce.py --project servers --speed 3600 --ask http://localhost:8080    # and scores of those that leave next
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tidemill.apps.examples.flights.make_logs import PARTITIONS, SOURCES, Delive
 from tidemill.definitions import Project
 from tidemill.errors import TidemillError
 from tidemill.logs.kafka import KafkaAdmin, Message
-from tidemill.times import SECOND, from_micros
+from tidemill.times import MINUTE, SECOND, from_micros
 
 #: At this many records, or after this many seconds, what is due is sent.
 _RECORDS, _TICK = 5_000, 1.0
@@ -111,6 +112,28 @@ def send(admin: KafkaAdmin, lines: Iterable[Line]) -> None:
         admin.produce(topic, [Message(line.partition, None, line.value, line.known) for line in mine], compression="lz4")
 
 
+class _Asking:
+    """Asks for scores of the flights that leave within half an hour. A service that does not answer is told of, and asked again."""
+
+    def __init__(self, url: str, delivery: Delivery) -> None:
+        from tidemill.apps.examples.flights.labels import labelled
+        from tidemill.apps.examples.flights.scoring import Airline
+
+        self._airline = Airline(url, labelled(delivery))
+        self._refused = ""
+
+    def __call__(self, now: int) -> None:
+        try:
+            self._airline.ask(now, now + 30 * MINUTE)
+            self._refused = ""
+        except TidemillError as error:
+            self._refused = f", and now no answer: {error}"
+
+    def said(self) -> str:
+        told = self._airline.told
+        return f"{len(told):,} flights scored" + (f", by version {told[-1]['version']}" if told else "") + self._refused
+
+
 def _delivery(days: int | None) -> Delivery:
     if days is None:
         return Delivery()
@@ -132,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--speed", type=float, default=0.0, metavar="X", help="X seconds of flights a second; 0, the default: as fast as it goes"
     )
+    parser.add_argument("--ask", metavar="URL", help="ask `tidemill serve` there for the scores of the flights that leave next")
     parser.add_argument("--topics", action="store_true", help="create the topics, and stop")
     return parser
 
@@ -161,12 +185,16 @@ def _run(told: argparse.Namespace) -> int:
         lines = left_over(make_logs(told.logs, _delivery(told.days)), admin)
         print(f"{len(lines):,} records to send", flush=True)
         done, begun, said = 0, time.monotonic(), 0.0
+        asking = None if told.ask is None else _Asking(told.ask, _delivery(told.days))
         for stretch in paced(lines, told.speed):
             send(admin, stretch)
             done += len(stretch)
+            if asking is not None:
+                asking(stretch[-1].known)
             if time.monotonic() - said > 10 or done == len(lines):
                 said = time.monotonic()
-                print(f"{from_micros(stretch[-1].known):%Y-%m-%d %H:%M}  {done:,} sent in {said - begun:.0f} s", flush=True)
+                asked = "" if asking is None else f", {asking.said()}"
+                print(f"{from_micros(stretch[-1].known):%Y-%m-%d %H:%M}  {done:,} sent in {said - begun:.0f} s{asked}", flush=True)
         return 0
     finally:
         admin.close()

@@ -39,7 +39,7 @@ class Plan:
     `hours`: by so much the logs grow at a time; 55 make it another time of day each time. `ahead`: so many events may wait for the stream
     before the logs grow further. `fold_days`: after so many batch cuts, folds and publishes; 0: somebody else does. `kills` are spread
     over the year. `patience`: for so many seconds the stream may stand still, of which a restart of all workers takes a few.
-    `seconds`: the logs take at least so long to grow.
+    `seconds`: the logs take at least so long to grow. `torn`: the newest line of a file is not complete yet, mostly.
     """
 
     delivery: Delivery = field(default_factory=Delivery)
@@ -51,6 +51,7 @@ class Plan:
     fold_days: int = 10
     patience: float = 60.0
     seconds: float = 0.0
+    torn: bool = True
     seed: int = 2013
 
 
@@ -250,13 +251,13 @@ class Replay:
             shutil.copy(PROJECT / name, self.project / name)
         self.logs: GrowingLogs
         if servers is None:
-            self.logs = GrowingFiles(made, self.project / "data", plan.hours * HOUR)
+            self.logs = GrowingFiles(made, self.project / "data", plan.hours * HOUR, torn=plan.torn)
         else:
             _use(servers, self.project / "tidemill.toml")
             self.logs = GrowingTopics(made, servers.brokers, plan.hours * HOUR)
         env = Environment.load(self.project)
         if servers is not None:
-            _forget(env)
+            _forget(env, servers.online)
         env.apply()
         # What the workers log. They archive every second: only what is archived can be folded, and a month goes by in five.
         self.lines: list[str] = []
@@ -306,6 +307,10 @@ class Replay:
             self._outcome.unready = self._requests.unready
             self._outcome.refused = self._requests.refused + self._batch.refused
         return self._outcome
+
+    def catch_up(self) -> None:
+        """Wait until the stream has taken all that the logs have."""
+        self._wait(0)
 
     def _ask(self, step: int, until: int) -> None:
         """Ask about flights of this piece, until there are so many answers; not before every shard has events, and answers."""
@@ -358,16 +363,26 @@ def _use(servers: Servers, settings: Path) -> None:
     for line, instead in (
         ('url = "sqlite:///.tidemill/online.db"', f'url = "{servers.online}"'),
         ("[stream]", f'[stream]\nbrokers = "{servers.brokers}"'),
+        ("[log]", '[log]\nevery = "100ms"'),  # a day goes by in a tenth of a second
     ):
         assert line in text, f"{settings} has no line {line}"
         text = text.replace(line, instead)
     settings.write_text(text)
 
 
-def _forget(env: Environment) -> None:
-    """Remove what the online store has of an earlier replay: its positions are those of topics that are no longer."""
-    planned = env.planned()
-    env.forget([b.bundle.id for b in planned.bundles], planned.shards)
+def _forget(env: Environment, online: str) -> None:
+    """Remove what Redis has of an earlier replay, whose positions are those of topics that are no longer.
+
+    `Environment.forget` keeps each slot's horizon, before which no instant is answered again; but this year begins again.
+    """
+    import redis
+
+    bundles = [b.bundle.id for b in env.planned().bundles]
+    env.forget(bundles, env.planned().shards)
+    with redis.Redis.from_url(online) as client:
+        for bundle in bundles:
+            for key in client.scan_iter(f"*{bundle}", count=1000):
+                client.unlink(key)
 
 
 @contextlib.contextmanager

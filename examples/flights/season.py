@@ -55,8 +55,13 @@ class Quarter:
 
     def auc(self, scores: Any) -> float:
         """Of any finite scores of the flights asked about."""
-        whole = Blocks(np.zeros(len(self.told), dtype=np.int64), 1, "")
-        return float(METRICS["binary"]["auc"].of(self.told, scores, whole).over(np.ones((1, 1)))[0])
+        return auc(self.told, scores)
+
+
+def auc(labels: Any, scores: Any) -> float:
+    """How often a flight that was late has the higher score of two; float64 arrays, labels 0.0 and 1.0."""
+    whole = Blocks(np.zeros(len(labels), dtype=np.int64), 1, "")
+    return float(METRICS["binary"]["auc"].of(labels, scores, whole).over(np.ones((1, 1)))[0])
 
 
 def scored(

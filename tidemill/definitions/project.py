@@ -44,7 +44,7 @@ _KEYS: dict[str, dict[str, type]] = {
         "metrics_host": str,
     },
     "models": {"trusted": list},
-    "log": {"reads": float, "predictions": float, "directory": str},
+    "log": {"reads": float, "predictions": float, "directory": str, "every": str},
     "learner": {
         **dict.fromkeys(("model", "labels", "label", "horizon", "lateness", "missing", "alias", "publish_every"), str),
         "join": list,
@@ -111,6 +111,7 @@ class Project:
             share = values.get("log", what, 0)
             if not 0 <= share <= 1:
                 raise DefinitionError(f"{file}: log.{what} is the share of {what} to note, from 0 to 1; got {share}")
+        values.duration("log", "every", "10s")
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
         if values.get("batch", "engine", "local") not in ENGINES:
