@@ -2,6 +2,7 @@
 
     healthy.py stream 9464    # every worker runs, and has told how it is within the last minute
     healthy.py batch 9465     # the process answers
+    healthy.py learn 9466     # the same, and it has looked for predictions and labels
 
 A worker that waits for Redis or Kafka is alive: to start it again would help nobody.
 """
@@ -22,6 +23,8 @@ def why_not(kind: str, text: str, now: float) -> str:
     """What is wrong, going by the metrics; empty if nothing is."""
     if kind == "batch":
         return "" if re.search(r"^tidemill_batch_runs_total ", text, re.MULTILINE) else "no metrics of batch"
+    if kind == "learn":
+        return "" if re.search(r"^tidemill_learner_waiting_predictions[{ ]", text, re.MULTILINE) else "no metrics of a learner"
     up = _by_worker(text, "tidemill_worker_up")
     told = _by_worker(text, "tidemill_worker_status_timestamp_seconds")
     if not up:

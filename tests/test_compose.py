@@ -52,8 +52,8 @@ def load(path: Path) -> Any:
 
 
 def test_every_piece_is_there() -> None:
-    assert list(SERVICES) == ["kafka", "redis", "topics", "apply", "stream", "batch", "serve", "producer"]
-    assert OURS == ["topics", "apply", "stream", "batch", "serve", "producer"]
+    assert list(SERVICES) == ["kafka", "redis", "topics", "apply", "stream", "batch", "model", "learn", "serve", "producer"]
+    assert OURS == ["topics", "apply", "stream", "batch", "model", "learn", "serve", "producer"]
 
 
 def test_images_have_a_version_and_kafka_the_one_that_the_tests_run() -> None:
@@ -174,6 +174,14 @@ def metrics(up: float = 1.0, told: float = 995.0) -> str:
 )
 def test_the_health_check_says_which_worker_is_not_well(text: str, said: str) -> None:
     assert load(ROOT / "docker" / "healthy.py").why_not("stream", text, 1000.0) == said
+
+
+def test_batch_and_the_learner_are_well_when_they_say_anything() -> None:
+    why_not = load(ROOT / "docker" / "healthy.py").why_not
+    assert why_not("learn", 'tidemill_learner_waiting_predictions{model="delay"} 0.0\n', 1000.0) == ""
+    assert why_not("learn", "", 1000.0) == "no metrics of a learner"
+    assert why_not("batch", "tidemill_batch_runs_total 3.0\n", 1000.0) == ""
+    assert why_not("batch", "", 1000.0) == "no metrics of batch"
 
 
 def test_the_health_check_fails_where_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:

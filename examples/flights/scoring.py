@@ -273,11 +273,16 @@ class Season:
             time.sleep(0.02)
 
 
-def main() -> int:
-    """The command line; an exit code."""
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description="Registers the model that the flights are scored with, unless there is one.")
     parser.add_argument("--project", type=Path, default=Path(__file__).parent / "servers", help="the folder of the tidemill.toml")
-    store = tm.FeatureStore(parser.parse_args().project)
+    return parser
+
+
+def main() -> int:
+    """The command line; an exit code."""
+    store = tm.FeatureStore(parser().parse_args().project)
     try:
         if MODEL in store.models.names():
             print(f"{MODEL} is there")
