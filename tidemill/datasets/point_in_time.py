@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from tidemill.datasets.events import known_events
+from tidemill.datasets.events import Extent, known_events
 from tidemill.datasets.questions import INSTANT, TIMESTAMP, as_frame, check_columns, instants, keys_of
 from tidemill.datasets.result import HistoricalFeatures
 from tidemill.definitions import Feature, FeatureSet, FeatureView, OnDemand, Source, resolve_features
@@ -110,8 +110,13 @@ def features_of(wanted: FeatureSet, view: FeatureView) -> dict[str, Feature]:
     return {ref.column: view.features[ref.feature] for ref in wanted.stored if ref.view == view.name}
 
 
-def answer(env: Environment, asked: Sequence[ViewQuestions], progress: Callable[[int], object] = lambda _: None) -> StoredAnswers:
-    """The answers to all, each source read once; `progress` gets how many events were read."""
+def answer(
+    env: Environment,
+    asked: Sequence[ViewQuestions],
+    progress: Callable[[int], object] = lambda _: None,
+    upto: Mapping[str, Extent] | None = None,
+) -> StoredAnswers:
+    """The answers to all, each source read once; `progress` gets how many events were read. `upto`, by source: no more than that."""
     by_source: dict[str, list[ViewQuestions]] = {}
     for one in asked:
         if len(one):
@@ -119,7 +124,7 @@ def answer(env: Environment, asked: Sequence[ViewQuestions], progress: Callable[
     for group in by_source.values():
         source = group[0].view.source
         read = sorted({c for q in group for c in q.reads}, key=list(source.schema).index)
-        for events in known_events(env, source, read):
+        for events in known_events(env, source, read, upto=None if upto is None else upto[source.name]):
             for one in group:
                 one.add(events)
             progress(len(events))

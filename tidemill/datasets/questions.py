@@ -132,6 +132,29 @@ def instants(column: pl.Series, first: int = 0, what: str = TIMESTAMP) -> pl.Ser
     return times.alias(INSTANT)
 
 
+def known_from(column: pl.Series, what: str) -> pl.Series:
+    """When what is dated so is known, as `instants`; but a date, which says no hour, only when its day (UTC) is over.
+
+    >>> known_from(pl.Series(["1970-01-01T12:00:00", "1970-01-01"]), "label_time").to_list() == [DAY // 2, DAY]
+    True
+    """
+    times = instants(column, what=what)
+    if column.dtype == pl.Date:
+        return times + DAY
+    if column.dtype in (pl.String, pl.Object):
+        days = {text for text in column.cast(pl.String).unique().to_list() if _is_date(text)}
+        return times + DAY * column.cast(pl.String).is_in(days).cast(pl.Int64) if days else times
+    return times
+
+
+def _is_date(text: str) -> bool:
+    try:
+        dt.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _times_of(numbers: pl.Series, unit: int) -> pl.Series:
     """Int64 in a unit to microseconds; null where that leaves the years 1 to 9999, so that nothing wraps into them."""
     inside = numbers.is_between(MIN_TIME // unit, MAX_TIME // unit, closed="left")
