@@ -13,6 +13,7 @@ import polars as pl
 from tidemill.applied import Stored
 from tidemill.blocks import HISTORY, known_imports
 from tidemill.errors import RequestError
+from tidemill.frames import to_pandas
 from tidemill.kernel.bundle import Bundle
 from tidemill.online.base import Cell, Heartbeat, SlotState
 from tidemill.times import BEGINNING, from_micros
@@ -161,7 +162,7 @@ class OnlineFeatures:
 
     def to_df(self) -> pd.DataFrame:
         """A pandas frame. Needs pandas: `pip install 'tidemill[pandas]'`."""
-        return self.to_polars().to_pandas()
+        return to_pandas(self.to_polars())
 
 
 def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:

@@ -72,7 +72,7 @@ def spark_dataset(
     Raises `RequestError`, and what `get_historical_features` raises.
     """
     wanted = resolve_features(features, env.definitions)
-    scan = scan_of(input_parquet)
+    scan = scan_of(input_parquet, wanted)
     check_columns(scan.collect_schema().names(), wanted)
     check_output(output)
     cluster = Cluster.of(env.project, master)

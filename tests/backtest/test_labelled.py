@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def test_a_label_is_trained_on_only_if_it_was_known_at_the_split(wanted: Feature
     rows = prepare(late, Names(), wanted)
     found = split(rows, "2026-01-01T03:00:00")
     assert (found.train.tolist(), found.test.tolist(), found.unknown_yet) == ([0, 1, 3], [4, 5], 1)
+
+
+@pytest.mark.parametrize("made", [str, dt.date.fromisoformat], ids=["text", "dates"])
+def test_a_label_that_has_only_a_date_is_known_when_its_day_is_over(wanted: FeatureSet, made: Any) -> None:
+    dated = [row(hour, hour % 2) | {"label_time": made("2026-01-01")} for hour in range(4)]
+    asked_later = [row(0, hour % 2) | {"event_timestamp": f"2026-01-03T0{hour}:00:00", "label_time": made("2026-01-03")} for hour in (1, 2)]
+    rows = prepare([*dated, *asked_later], Names(), wanted)
+    assert rows.known.tolist() == [to_micros("2026-01-02")] * 4 + [to_micros("2026-01-04")] * 2
+    assert split(rows, "2026-01-02").train.tolist() == [0, 1, 2, 3]
+    with pytest.raises(RequestError, match="no label was known before the split"):
+        split(rows, "2026-01-01T23:59:59.999999")
 
 
 def test_a_fraction_splits_by_time_and_not_by_place(wanted: FeatureSet) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 
 import tidemill as tm
 from tests.project import Folder
+from tidemill.datasets import HistoricalFeatures
 from tidemill.errors import LogError, NotFoundError, RequestError
 
 DEFINITIONS = """
@@ -22,6 +24,7 @@ events = tm.Source("events", schema={"k": str, "g": int, "x": float, "at": tm.Ti
 v = tm.FeatureView("v", source=events, entity=tm.Entity("k"), aggregations=[
     tm.count(windows=["1h", "lifetime"]), tm.sum("x", windows=["1h"]), tm.mean("x", windows=["1h"])])
 of_group = tm.FeatureView("of_group", source=events, entity=tm.Entity("g"), aggregations=[tm.count(windows=["lifetime"])])
+of_instant = tm.FeatureView("of_instant", source=events, entity=tm.Entity("at"), aggregations=[tm.count(windows=["lifetime"])])
 plain = tm.Source("plain", schema={"k": str, "at": tm.Timestamp}, timestamp="at", path="log/*.jsonl")
 p = tm.FeatureView("p", source=plain, entity=tm.Entity("k"), aggregations=[tm.count(windows=["lifetime"])])
 
@@ -30,6 +33,11 @@ def scaled(count_1h, rate):
     return count_1h * rate
 """
 AFTERNOON = dt.datetime(2024, 5, 1, 14)  # noqa: DTZ001  (naive: read as UTC)
+ON = {"event_timestamp": "2024-01-01"}
+DATE_AND_INSTANT = pd.Series([dt.date(2024, 5, 2), AFTERNOON], dtype=object)
+#: Milliseconds, of which 64 bits would make microseconds of 2024; and a date that Python cannot say.
+WRAPS = pl.Series([(1_714_572_000_000_000 + 2**64) // 1000]).cast(pl.Datetime("ms"))
+FAR = pl.Series([2**31 - 1], dtype=pl.Int32).cast(pl.Date)
 EVENTS = [  # one happens at noon and arrives at two; one happens and arrives at half past twelve
     {"k": "a", "g": 1, "x": 1.5, "at": "2024-05-01T12:00:00Z", "known": "2024-05-01T14:00:00Z"},
     {"k": "a", "g": 1, "x": 2.0, "at": "2024-05-01T12:30:00Z", "known": "2024-05-01T12:30:00Z"},
@@ -116,6 +124,18 @@ def test_what_is_finer_than_a_microsecond_is_floored(store: tm.FeatureStore) -> 
     assert counts(store, pl.DataFrame({"k": ["a", "a"], "event_timestamp": arrival})) == [2, 1]
 
 
+def test_an_instant_is_a_key_as_a_request_would_bring_it(store: tm.FeatureStore) -> None:
+    noon = [dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC), "2024-05-01T14:00:00+02:00", np.datetime64("2024-05-01T12:00:00.000000999")]
+    for at in noon:
+        assert counts(store, [{"at": at, "event_timestamp": np.datetime64("2024-06-01")}], "of_instant:count_lifetime") == [1]
+
+
+def test_a_column_of_missing_values_and_one_kind_is_of_that_kind(store: tm.FeatureStore) -> None:
+    frame = pd.DataFrame({"k": "a", "event_timestamp": "2024-06-01", "note": pd.Series([float("nan"), "late"], dtype=object)})
+    assert counts(store, frame) == [2, 2]
+    assert counts(store, [{"k": "a", "event_timestamp": "2024-06-01", "size": size} for size in (1, 2.5, None, float("nan"))]) == [2] * 4
+
+
 def test_no_rows_are_answered_with_no_rows_of_the_right_types(store: tm.FeatureStore) -> None:
     empty = pl.DataFrame(
         {"k": [], "event_timestamp": [], "rate": []}, schema={"k": pl.String, "event_timestamp": pl.Datetime("us"), "rate": pl.Float64}
@@ -159,6 +179,15 @@ def test_arrow_in_and_out_and_other_kinds_of_text(store: tm.FeatureStore) -> Non
         ([{"k": "a", "event_timestamp": 1.5}], ["v"], "event_timestamp is a column of Float64"),
         ("rows.parquet", ["v"], "entity_df is a str"),
         ([{"k": "a", "event_timestamp": "2024-01-01", "rate": "x"}], ["scaled"], "column 'rate' must hold values of type float"),
+        ([{"k": "a", **ON}, {"k": 5, **ON}], ["v"], "holds text (row 0) and numbers (row 1)"),
+        ([{"g": 2, **ON}, {"g": True, **ON}], ["of_group"], "numbers (row 0) and booleans (row 1)"),
+        (pd.DataFrame({"k": "a", "event_timestamp": DATE_AND_INSTANT}), ["v"], "dates (row 0) and instants (row 1)"),
+        ([{"k": "a", "event_timestamp": t} for t in (AFTERNOON, AFTERNOON.replace(tzinfo=dt.UTC))], ["v"], "entity_df makes no frame"),
+        ([{"k": "\ud800", **ON}], ["v"], "entity_df makes no frame"),
+        (pl.DataFrame({"k": "a", "event_timestamp": pl.Series([2**62]).cast(pl.Datetime)}), ["v"], f"row 0: event_timestamp is {2**62}"),
+        (pl.DataFrame({"k": "a", "event_timestamp": WRAPS}), ["v"], "row 0: event_timestamp is 18448458645709551 (Datetime"),
+        (pl.DataFrame({"k": "a", "event_timestamp": FAR}), ["v"], "row 0: event_timestamp is 2147483647 (Date)"),
+        ([{"at": 1_714_564_800_000_000, "event_timestamp": "2024-06-01"}], ["of_instant"], "key 'at' is a column of Int64: give datetimes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused_by_name(store: tm.FeatureStore, rows: Any, features: Any, said: str) -> None:
@@ -173,6 +202,7 @@ def test_what_cannot_be_asked_is_refused_by_name(store: tm.FeatureStore, rows: A
         ({"knowledge": "all"}, "knowledge is 'all'"),
         ({"freshness": "soon"}, "freshness: 'soon' is not a duration"),
         ({"freshness": dt.timedelta(hours=-1)}, "never negative"),
+        ({"freshness": "900000000000d"}, "longer than all time"),  # added to an arrival, it would be no int64
     ],
 )
 def test_terms_that_mean_nothing_are_refused(store: tm.FeatureStore, terms: Any, said: str) -> None:
@@ -198,3 +228,15 @@ def test_a_log_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="there is no such directory"):
         store.get_historical_features(at("14:00:00"), ["v"])
     store.close()
+
+
+def test_pandas_gets_the_same_integers_where_there_are_nulls_among_them() -> None:
+    large, few = [2**53 + 1, None, -(2**63)], [2**53, None, -(2**53)]
+    frame = pl.DataFrame({"large": large, "few": few, "text": ["a", None, "b"], "whole": [2**63 - 1] * 3})
+    frame = frame.with_columns(unsigned=pl.Series([2**64 - 1, None, 0], dtype=pl.UInt64))
+    found = HistoricalFeatures(frame, {}).to_df()
+    assert [None if pd.isna(v) else int(v) for v in found["large"]] == large
+    assert [None if pd.isna(v) else int(v) for v in found["unsigned"]] == [2**64 - 1, None, 0]
+    assert found["few"].dtype == "float64"  # which holds them, and is what pandas makes of nulls
+    assert found["whole"].tolist() == [2**63 - 1] * 3
+    assert list(found.columns) == frame.columns

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.datasets.questions import TIMESTAMP, as_frame, instants
+from tidemill.datasets.questions import TIMESTAMP, as_frame, instants, known_from
 from tidemill.definitions import FeatureSet
 from tidemill.errors import RequestError
 from tidemill.times import from_micros, to_micros
@@ -121,10 +121,7 @@ def _known(column: pl.Series, name: str) -> Int64s:
         raise RequestError(
             f"{column.null_count():,} rows have a label and no {name}: say when each label became known, or leave the label null too"
         )
-    try:
-        known: Int64s = instants(column).to_numpy()
-    except RequestError as error:
-        raise RequestError(str(error).replace(TIMESTAMP, name)) from None
+    known: Int64s = known_from(column, name).to_numpy()
     return known
 
 

@@ -17,18 +17,18 @@ from typing import Any, Self
 import polars as pl
 import pyarrow.parquet as pq
 
+from tidemill.datasets.events import Extent
 from tidemill.datasets.point_in_time import Terms, ViewQuestions, answer, features_of, questions, with_outputs
 from tidemill.datasets.questions import TIMESTAMP, check_columns, instants, keys_of
 from tidemill.definitions import FeatureSet, FeatureView, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.environment import Environment
 from tidemill.errors import RequestError
-from tidemill.offline.archive import archived_end, partitions
 
 Progress = Callable[[str, int, int], object]
 
 _ROW = "_row"
-_SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {".parquet": pl.scan_parquet, ".csv": pl.scan_csv, ".jsonl": pl.scan_ndjson}
+_SUFFIXES = (".parquet", ".csv", ".jsonl")
 #: Rows at a time where they pass through.
 _CHUNK = 200_000
 #: About what an event and a row take while they are worked on, beside 8 bytes for each answer, measured.
@@ -66,21 +66,26 @@ def build(
     Raises `RequestError`, and what `get_historical_features` raises.
     """
     wanted = resolve_features(features, env.definitions)
-    scan = scan_of(rows)
+    scan = scan_of(rows, wanted)
     check_columns(scan.collect_schema().names(), wanted)
     check_output(output)
     with tempfile.TemporaryDirectory(prefix=".dataset-", dir=output.absolute().parent) as name:
         folder = Path(name)
         if rows.suffix != ".parquet":  # which can be begun anywhere
-            scan.sink_parquet(folder / "_rows.parquet")
+            try:
+                scan.sink_parquet(folder / "_rows.parquet")
+            except pl.exceptions.PolarsError as error:
+                raise RequestError(f"{rows} is not {rows.suffix[1:]}: {str(error).splitlines()[0]}") from None
             scan = pl.scan_parquet(folder / "_rows.parquet")
         n = _write_questions(scan, wanted, folder, progress)
-        parts = _parts(env, wanted, n, memory)
+        # Each part reads the events anew, and a log may grow meanwhile: all parts know the same.
+        known = {view.source.name: Extent.of(env, view.source) for view in wanted.views.values()}
+        parts = _parts(wanted, n, known, memory)
         answered = _Answered(folder)
         for part in range(parts):
             asked = questions(env, wanted, terms, lambda view, part=part: _rows_of(folder, view, part, parts).drop(_ROW))  # type: ignore[misc]
             what = "reading events" if parts == 1 else f"part {part + 1} of {parts}"
-            answered.write(env, wanted, asked, part, parts, lambda done, what=what: progress(what, done, done))  # type: ignore[misc]
+            answered.write(env, wanted, asked, known, part, parts, lambda done, what=what: progress(what, done, done))  # type: ignore[misc]
         temporary = output.with_name(f".{output.name}.{secrets.token_hex(6)}.tmp")
         try:
             _assemble(scan, n, wanted, folder, parts, temporary, progress)
@@ -99,13 +104,29 @@ def check_output(output: Path) -> None:
         raise RequestError(f"{output.absolute().parent}: there is no such directory")
 
 
-def scan_of(rows: Path) -> pl.LazyFrame:
-    """The rows of a file. Raises `RequestError`."""
-    if rows.suffix not in _SCANS:
+def scan_of(rows: Path, wanted: FeatureSet) -> pl.LazyFrame:
+    """The rows of a file, all columns of all of its rows.
+
+    What types the columns of text have, all rows together say, not the first: a column may begin with a thousand nulls, and whole numbers
+    may be followed by others. In CSV, keys and request columns that are text stay text ("0042"). Raises `RequestError`.
+    """
+    if rows.suffix not in _SUFFIXES:
         raise RequestError(f"{rows}: rows are read from .parquet, .csv or .jsonl")
     if not rows.is_file():
         raise RequestError(f"{rows}: there is no such file")
-    return _SCANS[rows.suffix](rows)
+    try:
+        if rows.suffix == ".parquet":
+            scan = pl.scan_parquet(rows)
+        elif rows.suffix == ".csv":
+            names = pl.scan_csv(rows, infer_schema=False).collect_schema().names()
+            texts = {name: pl.String for name, kind in {**wanted.keys, **wanted.request}.items() if kind.name == "str" and name in names}
+            scan = pl.scan_csv(rows, schema_overrides=texts, infer_schema_length=None)
+        else:
+            scan = pl.scan_ndjson(rows, infer_schema_length=None)
+        scan.collect_schema()
+    except pl.exceptions.PolarsError as error:
+        raise RequestError(f"{rows} is not {rows.suffix[1:]}: {(str(error).splitlines() or ['empty'])[0]}") from None
+    return scan
 
 
 def chunks(scan: pl.LazyFrame, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
@@ -137,11 +158,10 @@ def _write_questions(scan: pl.LazyFrame, wanted: FeatureSet, folder: Path, progr
     return at
 
 
-def _parts(env: Environment, wanted: FeatureSet, rows: int, memory: int) -> int:
-    """How many parts there must be for each to fit, counting what is archived."""
-    sources = {view.source.name for view in wanted.views.values()}
-    events = sum(archived_end(env.offline, s, p) for s in sources for p in partitions(env.offline, s))
-    needed = rows * (_ROW_BYTES * len(wanted.views) + 8 * len(wanted.stored)) + events * _EVENT_BYTES * len(wanted.views)
+def _parts(wanted: FeatureSet, rows: int, known: Mapping[str, Extent], memory: int) -> int:
+    """How many parts there must be for each to fit."""
+    events = sum(known[view.source.name].events for view in wanted.views.values())
+    needed = rows * (_ROW_BYTES * len(wanted.views) + 8 * len(wanted.stored)) + events * _EVENT_BYTES
     return max(1, -(-needed // memory))
 
 
@@ -161,7 +181,14 @@ class _Answered:
         self._folder = folder
 
     def write(
-        self, env: Environment, wanted: FeatureSet, asked: Sequence[ViewQuestions], part: int, parts: int, progress: Callable[[int], object]
+        self,
+        env: Environment,
+        wanted: FeatureSet,
+        asked: Sequence[ViewQuestions],
+        known: Mapping[str, Extent],
+        part: int,
+        parts: int,
+        progress: Callable[[int], object],
     ) -> None:
         """Answer one part."""
         read = 0
@@ -171,7 +198,7 @@ class _Answered:
             read += events
             progress(read)
 
-        found = answer(env, asked, count)
+        found = answer(env, asked, count, known)
         self.events += read
         for name, n in found.overflows.items():
             self.overflows[name] = self.overflows.get(name, 0) + n

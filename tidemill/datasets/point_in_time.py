@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from tidemill.datasets.events import known_events
+from tidemill.datasets.events import Extent, known_events
 from tidemill.datasets.questions import INSTANT, TIMESTAMP, as_frame, check_columns, instants, keys_of
 from tidemill.datasets.result import HistoricalFeatures
 from tidemill.definitions import Feature, FeatureSet, FeatureView, OnDemand, Source, resolve_features
@@ -21,7 +21,7 @@ from tidemill.definitions.resolve import Requested
 from tidemill.environment import Environment
 from tidemill.errors import DefinitionError, RequestError, TidemillError
 from tidemill.kernel.bundle import Bundle
-from tidemill.times import END, parse_duration, window_start
+from tidemill.times import END, MAX_TIME, MIN_TIME, parse_duration, window_start
 
 if TYPE_CHECKING:
     from tidemill.kernel.past import Column, Past, Wanted
@@ -34,6 +34,8 @@ _ROW, _ENTITY, _VISIBLE = "_row", "_entity_number", "_visible"
 #: Rows are answered some at a time by each thread, as many as take this until they are numbers.
 _PIECE_BYTES = 64 << 20
 _THREADS = os.cpu_count() or 1
+#: From the first instant to the last, microseconds: at this age nothing is known, ever.
+_ALL_TIME = MAX_TIME - MIN_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Terms:
             raise RequestError(f"freshness: {error}") from None
         if age < 0:
             raise RequestError(f"freshness is {freshness!r}: how old the newest event must at least be, such as '1h'; never negative")
+        if age >= _ALL_TIME:  # beyond it, arrival and age no longer add up in 64 bits
+            raise RequestError(f"freshness is {freshness!r}, which is longer than all time, the years 1 to 9999: say such as '1h'")
         return cls(knowledge, age)
 
     def of(self, env: Environment, source: Source) -> Knowledge:
@@ -106,8 +110,13 @@ def features_of(wanted: FeatureSet, view: FeatureView) -> dict[str, Feature]:
     return {ref.column: view.features[ref.feature] for ref in wanted.stored if ref.view == view.name}
 
 
-def answer(env: Environment, asked: Sequence[ViewQuestions], progress: Callable[[int], object] = lambda _: None) -> StoredAnswers:
-    """The answers to all, each source read once; `progress` gets how many events were read."""
+def answer(
+    env: Environment,
+    asked: Sequence[ViewQuestions],
+    progress: Callable[[int], object] = lambda _: None,
+    upto: Mapping[str, Extent] | None = None,
+) -> StoredAnswers:
+    """The answers to all, each source read once; `progress` gets how many events were read. `upto`, by source: no more than that."""
     by_source: dict[str, list[ViewQuestions]] = {}
     for one in asked:
         if len(one):
@@ -115,7 +124,7 @@ def answer(env: Environment, asked: Sequence[ViewQuestions], progress: Callable[
     for group in by_source.values():
         source = group[0].view.source
         read = sorted({c for q in group for c in q.reads}, key=list(source.schema).index)
-        for events in known_events(env, source, read):
+        for events in known_events(env, source, read, upto=None if upto is None else upto[source.name]):
             for one in group:
                 one.add(events)
             progress(len(events))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from tidemill.frames import to_pandas
 from tidemill.times import format_duration
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class HistoricalFeatures:
         return "; ".join(reasons) or None
 
     def to_df(self) -> pd.DataFrame:
-        """A pandas frame. Needs pandas: `pip install 'tidemill[pandas]'`."""
-        return self.frame.to_pandas()
+        """A pandas frame, as `tidemill.frames.to_pandas` has it. Needs pandas: `pip install 'tidemill[pandas]'`."""
+        return to_pandas(self.frame)
 
     def to_polars(self) -> pl.DataFrame:
         """A Polars frame."""

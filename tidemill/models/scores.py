@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tidemill.answers import OnlineFeatures
+from tidemill.frames import to_pandas
 from tidemill.models.manifest import Class, Manifest
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Scores:
 
     def to_df(self) -> pd.DataFrame:
         """The same as a pandas frame. Needs pandas: `pip install 'tidemill[pandas]'`."""
-        return self.to_polars().to_pandas()
+        return to_pandas(self.to_polars())
 
     def _own(self) -> dict[str, list[Any]]:
         n = len(self)

@@ -25,17 +25,31 @@ def begin(
 
     Safe to kill at any instant, and to run again. Raises `StoreError`, and what `find` raises.
     """
-    key = f"index/{source}/begin.json"
-    data = store.read(key)
-    if data is None:
-        store.create(key, json.dumps({"offsets": {str(p): offset for p, offset in find().items()}}).encode())
-        data = store.read(key) or b""
-    offsets = read_json(store, key, data).get("offsets")
-    if not isinstance(offsets, dict):
-        raise StoreError(f"{store.path(key)} should say where each partition begins: restore it from a copy")
-    offset = int(offsets.get(str(partition), 0))
+    offsets = begun(store, source)
+    if offsets is None:
+        store.create(_key(source), json.dumps({"offsets": {str(p): offset for p, offset in find().items()}}).encode())
+        offsets = begun(store, source) or {}
+    offset = offsets.get(partition, 0)
     if offset:
         archived = f"{partition_folder('archive', source, partition)}/{range_name(0, offset)}"
         if not store.exists(archived):
             store.write_frame(archived, pl.DataFrame(schema={**columns, **PLACE_COLUMNS}))
     return offset
+
+
+def begun(store: OfflineStore, source: str) -> dict[int, int] | None:
+    """Where the partitions of a source that has a `start` begin to count, absent meaning 0; None before anything was streamed.
+
+    Raises `StoreError`.
+    """
+    data = store.read(_key(source))
+    if data is None:
+        return None
+    offsets = read_json(store, _key(source), data).get("offsets")
+    if not isinstance(offsets, dict):
+        raise StoreError(f"{store.path(_key(source))} should say where each partition begins: restore it from a copy")
+    return {int(partition): int(offset) for partition, offset in offsets.items()}
+
+
+def _key(source: str) -> str:
+    return f"index/{source}/begin.json"

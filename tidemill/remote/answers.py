@@ -76,7 +76,9 @@ class RemoteFeatures:
 
     def to_df(self) -> pd.DataFrame:
         """A pandas frame. Needs Polars and pandas."""
-        return self.to_polars().to_pandas()
+        from tidemill.frames import to_pandas
+
+        return to_pandas(self.to_polars())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.datasets.questions import TIMESTAMP, as_frame, instants
+from tidemill.datasets.questions import TIMESTAMP, as_frame, instants, known_from
 from tidemill.definitions import FeatureSet
 from tidemill.errors import RequestError
 from tidemill.models.manifest import Kind
@@ -147,10 +147,7 @@ def _known(column: pl.Series, name: str) -> Instants:
         raise RequestError(
             f"{column.null_count():,} rows have a label and no {name}: say when it became known, or leave the label null too"
         )
-    try:
-        known: Instants = instants(column).to_numpy()
-    except RequestError as error:
-        raise RequestError(str(error).replace(TIMESTAMP, name)) from None
+    known: Instants = known_from(column, name).to_numpy()
     return known
 
 
