@@ -373,13 +373,15 @@ def _use(servers: Servers, settings: Path) -> None:
 def _forget(env: Environment, online: str) -> None:
     """Remove what Redis has of an earlier replay, whose positions are those of topics that are no longer.
 
-    `Environment.forget` keeps each slot's horizon, before which no instant is answered again; but this year begins again.
+    `Environment.forget` keeps each slot's horizon, before which no instant is answered again; but this year begins again. (Not on a
+    cluster: a replay over one wants a new one.)
     """
     import redis
 
     bundles = [b.bundle.id for b in env.planned().bundles]
-    env.forget(bundles, env.planned().shards)
-    with redis.Redis.from_url(online) as client:
+    if not env.forget(bundles, env.planned().shards) or "cluster" in online.partition(":")[0]:
+        return
+    with redis.Redis.from_url(online.partition("?")[0]) as client:
         for bundle in bundles:
             for key in client.scan_iter(f"*{bundle}", count=1000):
                 client.unlink(key)
