@@ -379,7 +379,7 @@ def _forget(env: Environment, online: str) -> None:
     import redis
 
     bundles = [b.bundle.id for b in env.planned().bundles]
-    if not env.forget(bundles, env.planned().shards) or "cluster" in online.partition(":")[0]:
+    if not env.forget(bundles, env.planned().shards) or "cluster" in online:
         return
     with redis.Redis.from_url(online.partition("?")[0]) as client:
         for bundle in bundles:
