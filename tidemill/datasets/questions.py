@@ -47,7 +47,7 @@ def as_frame(entity_df: Any) -> pl.DataFrame:
                 return _of_dicts(rows)
     except (pl.exceptions.PolarsError, ValueError, TypeError, OverflowError) as error:  # Arrow's errors are ValueErrors and TypeErrors
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"entity_df makes no frame: {said}") from None
+        raise RequestError(f"the rows make no frame: {said}") from None
     raise RequestError(f"entity_df is a {type(entity_df).__name__}: give a pandas, Polars or Arrow frame, or a list of dicts")
 
 
@@ -89,7 +89,7 @@ def _check_kinds(name: object, values: Sequence[Any]) -> None:
             first.setdefault(kind, row)
     if len(first) > 1:
         told = " and ".join(f"{kind} (row {row})" for kind, row in first.items())
-        raise RequestError(f"column {name!r} of entity_df holds {told}: give values of one kind")
+        raise RequestError(f"column {name!r} holds {told}: give values of one kind")
 
 
 def check_columns(names: Sequence[str], wanted: FeatureSet) -> None:
