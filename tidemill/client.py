@@ -393,7 +393,9 @@ def _rows(entity_rows: Any) -> list[Mapping[str, Any]]:
     if hasattr(entity_rows, "to_pylist"):  # an Arrow table or record batch, without importing it
         return list(entity_rows.to_pylist())
     if hasattr(entity_rows, "to_dict") and hasattr(entity_rows, "columns"):  # pandas
-        return list(pl.from_pandas(entity_rows).iter_rows(named=True))
+        from tidemill.datasets.questions import as_frame  # the one place that knows what Arrow makes of pandas' objects
+
+        return list(as_frame(entity_rows).iter_rows(named=True))
     one = isinstance(entity_rows, (Mapping, str)) or not isinstance(entity_rows, Iterable)
     rows: list[Any] = [entity_rows] if one else list(entity_rows)
     wrong = [r for r in rows if not isinstance(r, Mapping)]

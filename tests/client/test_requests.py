@@ -6,6 +6,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -66,6 +67,23 @@ def test_rows_may_be_an_arrow_table_or_any_iterable(folder: Folder) -> None:
     store = tm.FeatureStore(folder.env)
     for rows in (pa.table({"k": ["a", "b"]}), iter([{"k": "a"}, {"k": "b"}])):
         assert store.get_online_features(["v"], rows, at="2026-06-01").columns["v__count_lifetime"] == [10, 0]  # type: ignore[arg-type]
+
+
+DATED = """
+@tm.on_demand(inputs=[v, tm.Request(due=tm.Timestamp)])
+def due_us(due, count_lifetime):
+    return due.astype("int64").astype("float64")
+"""
+
+
+def test_an_instant_of_pandas_does_not_become_a_date_because_another_row_has_one(folder: Folder) -> None:
+    folder.define(EVENTS + POSITIVE + DATED)
+    noon, store = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC), tm.FeatureStore(folder.env)
+    objects = {"due": pd.Series([noon, dt.datetime(2026, 6, 2, tzinfo=dt.UTC)], dtype=object), "k": "a"}
+    assert store.get_online_features(["due_us"], pd.DataFrame(objects)).columns["due_us"] == [noon.timestamp() * 1e6, 1780358400e6]
+    mixed = {"due": pd.Series([dt.date(2026, 6, 2), noon], dtype=object), "k": "a"}
+    with pytest.raises(RequestError, match=r"column 'due' holds dates \(row 0\) and instants \(row 1\)"):
+        store.get_online_features(["due_us"], pd.DataFrame(mixed))
 
 
 @pytest.mark.parametrize("features", [{"a": 1}, [["v"]]])

@@ -35,8 +35,9 @@ def scaled(count_1h, rate):
 AFTERNOON = dt.datetime(2024, 5, 1, 14)  # noqa: DTZ001  (naive: read as UTC)
 ON = {"event_timestamp": "2024-01-01"}
 DATE_AND_INSTANT = pd.Series([dt.date(2024, 5, 2), AFTERNOON], dtype=object)
-#: Milliseconds, of which 64 bits would make microseconds of 2024; and a date that Python cannot say.
+#: Milliseconds, of which 64 bits would make microseconds of 2024; what Polars knows nothing of; and a date that Python cannot say.
 WRAPS = pl.Series([(1_714_572_000_000_000 + 2**64) // 1000]).cast(pl.Datetime("ms"))
+OBJECTS = pl.Series([AFTERNOON], dtype=pl.Object)
 FAR = pl.Series([2**31 - 1], dtype=pl.Int32).cast(pl.Date)
 EVENTS = [  # one happens at noon and arrives at two; one happens and arrives at half past twelve
     {"k": "a", "g": 1, "x": 1.5, "at": "2024-05-01T12:00:00Z", "known": "2024-05-01T14:00:00Z"},
@@ -182,11 +183,12 @@ def test_arrow_in_and_out_and_other_kinds_of_text(store: tm.FeatureStore) -> Non
         ([{"k": "a", **ON}, {"k": 5, **ON}], ["v"], "holds text (row 0) and numbers (row 1)"),
         ([{"g": 2, **ON}, {"g": True, **ON}], ["of_group"], "numbers (row 0) and booleans (row 1)"),
         (pd.DataFrame({"k": "a", "event_timestamp": DATE_AND_INSTANT}), ["v"], "dates (row 0) and instants (row 1)"),
-        ([{"k": "a", "event_timestamp": t} for t in (AFTERNOON, AFTERNOON.replace(tzinfo=dt.UTC))], ["v"], "entity_df makes no frame"),
-        ([{"k": "\ud800", **ON}], ["v"], "entity_df makes no frame"),
+        ([{"k": "a", "event_timestamp": t} for t in (AFTERNOON, AFTERNOON.replace(tzinfo=dt.UTC))], ["v"], "the rows make no frame"),
+        ([{"k": "\ud800", **ON}], ["v"], "the rows make no frame"),
         (pl.DataFrame({"k": "a", "event_timestamp": pl.Series([2**62]).cast(pl.Datetime)}), ["v"], f"row 0: event_timestamp is {2**62}"),
         (pl.DataFrame({"k": "a", "event_timestamp": WRAPS}), ["v"], "row 0: event_timestamp is 18448458645709551 (Datetime"),
         (pl.DataFrame({"k": "a", "event_timestamp": FAR}), ["v"], "row 0: event_timestamp is 2147483647 (Date)"),
+        (pl.DataFrame({"k": "a", "event_timestamp": OBJECTS}), ["v"], "event_timestamp is a column of Object"),
         ([{"at": 1_714_564_800_000_000, "event_timestamp": "2024-06-01"}], ["of_instant"], "key 'at' is a column of Int64: give datetimes"),
     ],
 )  # fmt: skip

@@ -79,7 +79,7 @@ def build(
             scan = pl.scan_parquet(folder / "_rows.parquet")
         n = _write_questions(scan, wanted, folder, progress)
         # Each part reads the events anew, and a log may grow meanwhile: all parts know the same.
-        known = {view.source.name: Extent.of(env, view.source) for view in wanted.views.values()}
+        known = {view.source.name: Extent.of(env, view.source) for view in wanted.views.values()} if n else {}
         parts = _parts(wanted, n, known, memory)
         answered = _Answered(folder)
         for part in range(parts):
@@ -160,7 +160,7 @@ def _write_questions(scan: pl.LazyFrame, wanted: FeatureSet, folder: Path, progr
 
 def _parts(wanted: FeatureSet, rows: int, known: Mapping[str, Extent], memory: int) -> int:
     """How many parts there must be for each to fit."""
-    events = sum(known[view.source.name].events for view in wanted.views.values())
+    events = sum(known[view.source.name].events for view in wanted.views.values() if known)
     needed = rows * (_ROW_BYTES * len(wanted.views) + 8 * len(wanted.stored)) + events * _EVENT_BYTES
     return max(1, -(-needed // memory))
 

@@ -47,7 +47,7 @@ def as_frame(entity_df: Any) -> pl.DataFrame:
                 return _of_dicts(rows)
     except (pl.exceptions.PolarsError, ValueError, TypeError, OverflowError) as error:  # Arrow's errors are ValueErrors and TypeErrors
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"entity_df makes no frame: {said}") from None
+        raise RequestError(f"the rows make no frame: {said}") from None
     raise RequestError(f"entity_df is a {type(entity_df).__name__}: give a pandas, Polars or Arrow frame, or a list of dicts")
 
 
@@ -89,7 +89,7 @@ def _check_kinds(name: object, values: Sequence[Any]) -> None:
             first.setdefault(kind, row)
     if len(first) > 1:
         told = " and ".join(f"{kind} (row {row})" for kind, row in first.items())
-        raise RequestError(f"column {name!r} of entity_df holds {told}: give values of one kind")
+        raise RequestError(f"column {name!r} holds {told}: give values of one kind")
 
 
 def check_columns(names: Sequence[str], wanted: FeatureSet) -> None:
@@ -111,8 +111,8 @@ def instants(column: pl.Series, first: int = 0, what: str = TIMESTAMP) -> pl.Ser
     from `first`.
     """
     kind = column.dtype
-    if kind in (pl.String, pl.Object):
-        times = _texts(column.cast(pl.String))
+    if kind == pl.String:
+        times = _texts(column)
     elif isinstance(kind, pl.Datetime):
         number = column.to_physical()
         times = number // 1000 if kind.time_unit == "ns" else number if kind.time_unit == "us" else _times_of(number, MILLISECOND)
@@ -141,9 +141,9 @@ def known_from(column: pl.Series, what: str) -> pl.Series:
     times = instants(column, what=what)
     if column.dtype == pl.Date:
         return times + DAY
-    if column.dtype in (pl.String, pl.Object):
-        days = {text for text in column.cast(pl.String).unique().to_list() if _is_date(text)}
-        return times + DAY * column.cast(pl.String).is_in(days).cast(pl.Int64) if days else times
+    if column.dtype == pl.String:
+        days = {text for text in column.unique().to_list() if _is_date(text)}
+        return times + DAY * column.is_in(days).cast(pl.Int64) if days else times
     return times
 
 
