@@ -32,7 +32,10 @@ LABEL_COUNTS = ("used", "duplicate", "replaced", "late", "revised_late", "unmatc
 
 
 class Prediction(msgspec.Struct, frozen=True, order=True, gc=False, array_like=True):
-    """A logged prediction: `score` as it was served; `x` the features in the model's order, as JSON, which takes less room meanwhile."""
+    """A logged prediction: `score` as it was served; `x` the features in the model's order, as JSON, which takes less room meanwhile.
+
+    `meaning`: which of the meanings that the features of this model have had these have, see `PredictionFiles.meanings`.
+    """
 
     at: int
     id: str
@@ -41,6 +44,7 @@ class Prediction(msgspec.Struct, frozen=True, order=True, gc=False, array_like=T
     score: float | None
     outcome: str
     version: str
+    meaning: int = 0
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
