@@ -200,6 +200,23 @@ def test_a_model_without_a_champion_says_how_to_promote_one(store: tm.FeatureSto
 
 
 @pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("row", [{"k": "k1", "amount": "much"}, {"k": "k1"}, {"k": None, "amount": 1.0}], ids=["type", "column", "key"])
+def test_a_wrong_request_is_wrong_whatever_the_fallback_and_while_the_store_is_away_too(
+    store: tm.FeatureStore, monkeypatch: pytest.MonkeyPatch, row: dict[str, Any]
+) -> None:
+    with pytest.raises(RequestError) as there:
+        store.score("m", [row], fallback=0.5)
+
+    def away(*_: object) -> None:
+        raise StoreUnavailableError("nobody there")
+
+    monkeypatch.setattr(store.env.online, "read", away)
+    with pytest.raises(RequestError) as gone:
+        store.score("m", [row], fallback=0.5)
+    assert str(gone.value) == str(there.value)
+
+
+@pytest.mark.usefixtures("model")
 def test_the_online_store_that_is_away_is_an_error_or_the_fallback(store: tm.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.score("m", [KNOWN])
 
