@@ -262,6 +262,37 @@ def test_a_pickle_of_another_river_is_not_read(world: World, monkeypatch: pytest
         learner_of(world)
 
 
+# ---- what no model was asked -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["drop", "negative"])
+def test_a_row_that_fell_back_is_not_learned_for_its_features_were_not_known(
+    world: World, monkeypatch: pytest.MonkeyPatch, missing: Any
+) -> None:
+    """While the store is away every feature is null: filled in, that would be taught with true labels."""
+    at = START + 3 * HOUR
+    store = tm.FeatureStore(world.path, prediction_log=PredictionLog(world.env().offline))
+    rows = [{"k": f"k{i}", "amount": 1.0} for i in range(5)]
+
+    def away(*_: Any) -> Any:
+        raise StoreUnavailableError("away")
+
+    known = store.score("m", rows, at=at)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.env.online, "read", away)
+        fell = store.score("m", rows, at=at + MINUTE, fallback=0.5)
+    assert fell.status == ["fallback"] * 5
+    store.close()
+    world.write(world.labels, end=False)
+    ids = [*known.prediction_id, *fell.prediction_id]
+    world.write([{"prediction_id": id, "bad": True, "at": at + HOUR, "known": at + HOUR} for id in ids])
+    learner = learner_of(world, missing=missing)
+    to_the_end(learner)
+    assert learner.counts["learned"] == len(world.labels) + 5
+    assert learner.metrics.examples == len(world.labels) + 5
+    assert learner.counts["fallback"] == 5
+
+
 # ---- examples that no model takes ------------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ Say = Callable[..., object]
 _BY = "tidemill learn"
 #: Alerts that the status lists.
 _ALERTS = 20
-COUNTS = ("learned", "missing", "refused", "other_definition", "published", "resets", "drift_on_error", "drift_on_score")
+COUNTS = ("learned", "missing", "fallback", "refused", "other_definition", "published", "resets", "drift_on_error", "drift_on_score")
 
 
 def status_key(name: str) -> str:
@@ -197,6 +197,9 @@ class Learner:
         if self.predictions.meanings[prediction.meaning] != manifest.definition:
             self.counts["other_definition"] += 1
             return False
+        if prediction.outcome == FALLBACK:  # no model was asked: its features were missing, or the store was away
+            self.counts["fallback"] += 1
+            return False
         if value is None:
             self.counts["missing"] += 1
             if self.settings.missing == "drop":
@@ -208,7 +211,7 @@ class Learner:
             self.counts["refused"] += 1
             return False
         score = prediction.score
-        if score is not None and prediction.outcome != FALLBACK:
+        if score is not None:
             number = float(label == manifest.positive) if manifest.classes is not None else label
             self.metrics.update(score, number)
             for what in online.drifted(abs(number - score), score):
