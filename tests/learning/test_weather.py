@@ -107,6 +107,29 @@ def test_what_was_predicted_of_a_version_that_the_learner_has_not_seen_yet_is_le
     assert weights(learner.online.model) == weights(model)
 
 
+# ---- a checkpoint that is lost ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_the_end", [True, False], ids=["all published", "some not"])
+def test_a_learner_without_its_checkpoint_learns_nothing_that_the_champion_knows_already(
+    made: World, world: World, tmp_path: Path, at_the_end: bool
+) -> None:
+    """Its errors say: delete the checkpoint to begin from the champion. That has learned from these logs itself."""
+    world.write(world.labels)
+    learner = learner_of(world)
+    to_the_end(learner)
+    if at_the_end:
+        assert learner.publish()
+    learner.close()
+    assert learner.counts["published"] == (3 if at_the_end else 2)
+    world.env().offline.delete(checkpoint_key("m"))
+    again = learner_of(world)
+    to_the_end(again)
+    assert again.learned == (0 if at_the_end else 20)
+    assert weights(again.online.model) == undisturbed(made, tmp_path / "right")
+    assert again.joiner.counts["repeated_predictions"] == len(world.labels) - again.learned
+
+
 # ---- stores that fail half-way ---------------------------------------------------------------------------------------------------------
 
 

@@ -81,13 +81,16 @@ class Learner:
     # ---- where it begins --------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """From the version in force, and all logs."""
+        """From the version in force, and all logs; of a version that a learner has published, what comes after the last it knew of."""
         self.id = secrets.token_hex(8)
         self._n = self._models.journal(self.settings.model).newest().n
         aliases = self._models.aliases(self.settings.model)
         self.version = aliases.get(self.settings.alias) or self._models.resolve(f"{self.settings.model}@{CHAMPION}")[1]
         self._take(self.version)
         self._check_join()
+        learned = self.online.manifest.data.get("learner", {}).get("last")
+        if learned is not None:
+            self.joiner.last = self.joiner.begun = (learned[0], learned[1])
         #: Examples learned when the version was published that is in force; examples are counted over the learner's whole life.
         self._published = 0
 
@@ -341,7 +344,7 @@ class Learner:
             max_missing=before.max_missing,
             metrics=self.metrics.metrics(),
             data={
-                "learner": {"id": self.id, "learned": self.learned, "resets": self.counts["resets"]},
+                "learner": {"id": self.id, "learned": self.learned, "resets": self.counts["resets"], "last": list(self.joiner.last)},
                 "from": self.version,
                 "until": from_micros(self.joiner.frontier).isoformat(),
             },
