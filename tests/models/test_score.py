@@ -140,7 +140,7 @@ def test_a_model_that_fails_is_an_error_or_the_fallback(folder: Folder, store: t
         store.score("m", [KNOWN])
     with pytest.raises(ModelError, match="m 1 failed: ZeroDivisionError"):
         store.score("m", [KNOWN], fallback="error")
-    assert store.score("m", [KNOWN], fallback=0.5).reason == ["m 1 failed: ZeroDivisionError: division by zero"]
+    assert store.score("m", [KNOWN], fallback=0.5).reason == ["the model failed: m 1 failed: ZeroDivisionError: division by zero"]
 
 
 def test_a_model_that_returns_another_shape_is_an_error(folder: Folder, store: tm.FeatureStore) -> None:

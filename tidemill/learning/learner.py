@@ -61,6 +61,7 @@ class Learner:
         now: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self.settings = settings
+        self.online: OnlineModel
         self._env, self._say, self._clock, self._now = env, say, clock, now
         self._models = Models(env, now)
         self._seconds, self._guard = checkpoint_seconds, guard
