@@ -9,7 +9,8 @@ import msgspec
 import polars as pl
 
 from tidemill.answers import OnlineFeatures
-from tidemill.models.scores import Scores
+from tidemill.models.scores import AWAY, FAILED, Scores
+from tidemill.models.serving import GOES_ON
 from tidemill.remote.wire import AsOfAnswer, FeaturesAnswer, Known, ScoreAnswer
 
 _NAMES: Mapping[type[pl.DataType], str] = {
@@ -39,10 +40,10 @@ class Writer:
             answer.score,
             answer.label,
             answer.status,
-            answer.reason,
+            [reason and told(reason) for reason in answer.reason],
             answer.model,
             answer.version,
-            answer.warning,
+            answer.warning and answer.warning.partition(GOES_ON)[0] + GOES_ON,
             self.features(answer.features),
         )
 
@@ -59,6 +60,15 @@ class Writer:
                 self._types = {}
             kept = self._types[id(types)] = types, {column: _name(kind) for column, kind in types.items()}
         return kept[1]
+
+
+def told(reason: str) -> str:
+    """A row's reason, without what is nobody's business out there: hosts, files and code.
+
+    >>> told("the online store does not answer: redis://10.0.0.7 refuses"), told("2 of 3 features are missing, stale or overflown")
+    ('the online store does not answer', '2 of 3 features are missing, stale or overflown')
+    """
+    return next((said for said in (AWAY, FAILED) if reason.startswith(said)), reason)
 
 
 def _name(kind: pl.DataType) -> str:

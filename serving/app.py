@@ -159,10 +159,7 @@ class Post:
         counts, path = service.counts, scope["path"]
         counts.rows[path] = counts.rows.get(path, 0) + done.rows
         if done.scored is not None:
-            model, version, outcomes = done.scored
-            kept = counts.scored.setdefault(model, {}).setdefault(version, {})
-            for outcome, rows in outcomes.items():
-                kept[outcome] = kept.get(outcome, 0) + rows
+            counts.scored_rows(*done.scored)
         headers = [*_JSON_HEADERS, (b"content-length", str(len(done.body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": done.body})
@@ -180,7 +177,7 @@ def _check_headers(headers: list[tuple[bytes, bytes]], max_body: int) -> None:
     for name, value in headers:
         if name == b"content-type":
             kind = value
-        elif name == b"content-length" and value.isdigit() and int(value) > max_body:
+        elif name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > max_body):
             raise _too_large(max_body)
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise Fault("unsupported_media_type", f"the body is encoded as {value.decode('latin-1')!r}: send it as it is")
@@ -192,15 +189,23 @@ def _check_headers(headers: list[tuple[bytes, bytes]], max_body: int) -> None:
 
 
 async def _body(receive: Receive, max_body: int, patience: float) -> bytes:
-    """The whole body. Raises `Fault` where it is too large, or does not arrive."""
-    message = await _within(patience, receive)
+    """The whole body. Raises `Fault` where it is too large, or has not come within `patience` seconds, however steadily it trickles in."""
+    try:
+        async with asyncio.timeout(patience):
+            return await _whole(receive, max_body)
+    except TimeoutError:
+        raise Fault("timeout", f"the body did not come within {patience:g} s", headers={"Connection": "close"}) from None
+
+
+async def _whole(receive: Receive, max_body: int) -> bytes:
+    message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body", False):
         parts, size = [body], len(body)
         while message.get("more_body", False):
             if size > max_body:
                 raise _too_large(max_body)
-            message = await _within(patience, receive)
+            message = await receive()
             if message["type"] == "http.disconnect":
                 raise _gone()
             parts.append(message.get("body", b""))
@@ -211,14 +216,6 @@ async def _body(receive: Receive, max_body: int, patience: float) -> bytes:
     if len(body) > max_body:
         raise _too_large(max_body)
     return body
-
-
-async def _within(seconds: float, receive: Receive) -> Message:
-    try:
-        async with asyncio.timeout(seconds):
-            return await receive()
-    except TimeoutError:
-        raise Fault("timeout", f"no more of the body came for {seconds:g} s", headers={"Connection": "close"}) from None
 
 
 def _too_large(max_body: int) -> Fault:

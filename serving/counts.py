@@ -18,6 +18,10 @@ from msgspec import Struct, field
 #: Upper bounds of what a request takes, in seconds.
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _NAMES = "worker-*.json"
+#: What the rows of versions are counted under that are not counted by themselves any more: one who learns publishes ever more of them.
+OLDER = "older"
+#: So many of a model's versions, the newest, a worker counts by themselves, and so many the metrics show.
+KEPT, SHOWN = 200, 20
 
 
 class Times(Struct):
@@ -70,6 +74,13 @@ class Counts(Struct):
             self.times[route] = Times()
         self.times[route].add(seconds)
 
+    def scored_rows(self, model: str, version: str, outcomes: dict[str, int]) -> None:
+        """Rows were scored by a version."""
+        versions = self.scored.setdefault(model, {})
+        _into(versions.setdefault(version, {}), outcomes)
+        if len(versions) > KEPT:
+            self.scored[model] = newest(versions, KEPT // 2)
+
     def add(self, other: Counts) -> None:
         """Count what another counted too."""
         for route, by_status in other.requests.items():
@@ -83,6 +94,22 @@ class Counts(Struct):
         for model, versions in other.scored.items():
             for version, outcomes in versions.items():
                 _into(self.scored.setdefault(model, {}).setdefault(version, {}), outcomes)
+
+
+def newest(versions: dict[str, dict[str, int]], count: int) -> dict[str, dict[str, int]]:
+    """The newest versions by themselves, and the rest together as `OLDER`; a version that goes there never comes back.
+
+    >>> newest({"9": {"ok": 1}, "10": {"ok": 2}, "older": {"ok": 4}, "8": {"ok": 8}}, 1)
+    {'10': {'ok': 2}, 'older': {'ok': 13}}
+    """
+    numbers = sorted((int(v) for v in versions if v != OLDER), reverse=True)
+    found = {str(n): versions[str(n)] for n in numbers[:count]}
+    rest = [versions[str(n)] for n in numbers[count:]] + ([versions[OLDER]] if OLDER in versions else [])
+    if rest:
+        found[OLDER] = {}
+        for outcomes in rest:
+            _into(found[OLDER], outcomes)
+    return found
 
 
 def _into(mine: dict[str, int], more: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tidemill.environment import Environment
-from tidemill.errors import LogUnavailableError, StoreUnavailableError
+from tidemill.errors import LeaseError, LogUnavailableError, StoreUnavailableError
 from tidemill.learning.learner import Learner, Say
 from tidemill.learning.settings import LearnerSettings
 from tidemill.metrics import Metric, Sample
@@ -28,6 +28,7 @@ def once(env: Environment, settings: LearnerSettings, say: Say, *, publish: bool
             while learner.step():
                 guard()
             if publish and learner.fresh:
+                guard()
                 learner.publish()
             return learner.status()
         finally:
@@ -53,16 +54,21 @@ def run(
         try:
             while not stop():
                 try:
+                    if learner is None:
+                        guard.begin()
+                        learner = Learner(env, settings, say=say, guard=guard)
                     guard()
-                    learner = learner or Learner(env, settings, say=say, guard=guard)
                     busy = learner.step()
                     seen(learner)
                     wait = FIRST_WAIT
-                except (StoreUnavailableError, LogUnavailableError) as error:
-                    say("warning", "waits", seconds=wait, reason=str(error))
+                except (OvertakenError, StoreUnavailableError, LogUnavailableError) as error:
                     if learner is not None:
                         learner.labels.close()
                     learner = None
+                    if isinstance(error, OvertakenError):
+                        say("warning", "begins at the checkpoint again", reason=str(error))
+                        continue
+                    say("warning", "waits", seconds=wait, reason=str(error))
                     _sleep(wait, stop, sleep)
                     wait = min(2 * wait, LONGEST_WAIT)
                     continue
@@ -73,20 +79,46 @@ def run(
                 learner.close()
 
 
+class OvertakenError(LeaseError):
+    """The lease had run out and was taken again: another process may have been the learner in between, so what this one knows is old."""
+
+
+class _Guard:
+    """Says that the lease has been held all the time since `begin`, and renews it now and then.
+
+    Once it was lost this says so again and again: whoever ends must not write a last time what may be another's by now.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._lost: LeaseError | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on, for whoever knows nothing yet. Raises `LeaseError` where another process holds it."""
+        self._generation = self._lease.renew()
+        self._lost, self._due = None, time.monotonic() + LEASE_SECONDS / 10
+
+    def __call__(self) -> None:
+        if self._lost is None and time.monotonic() >= self._due:
+            self._due = time.monotonic() + LEASE_SECONDS / 10
+            try:
+                if self._lease.renew() != self._generation:
+                    self._lost = OvertakenError(
+                        "the learner's lease had run out, and another process may have learned meanwhile: run this again"
+                    )
+            except LeaseError as error:
+                self._lost = error
+        if self._lost is not None:
+            raise self._lost
+
+
 @contextmanager
-def _alone(env: Environment, settings: LearnerSettings) -> Iterator[Callable[[], None]]:
-    """Hold the lease; what is yielded says that it still does, or raises `LeaseError`, and renews it now and then."""
+def _alone(env: Environment, settings: LearnerSettings) -> Iterator[_Guard]:
+    """Hold the lease; what is yielded says that it still does, or raises `LeaseError`."""
     few_collections()
     with Lease(env.offline, f"learner-{settings.model}", seconds=LEASE_SECONDS) as lease:
-        due = time.monotonic() + LEASE_SECONDS / 10
-
-        def guard() -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                due = time.monotonic() + LEASE_SECONDS / 10
-                lease.renew()
-
-        yield guard
+        yield _Guard(lease)
 
 
 def few_collections() -> None:

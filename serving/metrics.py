@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from tidemill import __version__
 from tidemill.metrics import Buckets, Metric, Sample
 
-from .counts import BOUNDS, Counts
+from .counts import BOUNDS, SHOWN, Counts, newest
 
 
 def collect(workers: Sequence[Counts], project: str) -> Iterator[Metric]:
@@ -30,10 +30,10 @@ def collect(workers: Sequence[Counts], project: str) -> Iterator[Metric]:
     scored = [
         Sample((model, version, outcome), n)
         for model, versions in sorted(total.scored.items())
-        for version, outcomes in sorted(versions.items())
+        for version, outcomes in sorted(newest(versions, SHOWN).items())
         for outcome, n in sorted(outcomes.items())
     ]
-    text = "Rows scored, by what became of them: `ok`, or why a fallback was answered."
+    text = "Rows scored, by what became of them; of a model's newest versions, and of all older ones together."
     yield Metric("tidemill_scored_rows_total", "counter", text, ("model", "version", "outcome"), scored)
     loaded = [(w, m) for w in workers for m in w.models]
     known = [Sample((str(w.index), str(w.pid), m.reference, m.version), 1) for w, m in loaded]

@@ -16,7 +16,7 @@ from tidemill.journal import Journal
 from tidemill.models.journal import CHAMPION
 from tidemill.remote.wire import FeaturesRequest, ModelAnswer, ModelsAnswer, ScoreRequest
 
-from .answering import Writer
+from .answering import Writer, told
 from .counts import Counts, CountsFile, Loaded
 from .decoding import decode
 from .faults import Fault
@@ -99,6 +99,9 @@ class Service:
         answer = self.store.score(
             request.model, request.entity_rows, at=request.at, fallback=request.fallback, max_missing=request.max_missing
         )
+        hidden = next((r for r in answer.reason if r is not None and told(r) != r), None)
+        if hidden is not None:
+            self.journal.warning("answered without the model", model=answer.model, reason=hidden)
         outcomes: dict[str, int] = {}
         for status in answer.status:
             outcomes[status] = outcomes.get(status, 0) + 1

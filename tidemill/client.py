@@ -42,6 +42,8 @@ Features = Requested | Sequence[Requested]
 _BEATS_SECONDS = 0.1
 #: For how long a reader may go on with definitions before it looks whether newer ones were applied.
 _PLAN_SECONDS = 1.0
+#: So many are kept: whoever asks for lists of features may ask for ever other ones.
+_MAX_PLANS = 1_000
 #: The same, after the store of definitions did not answer: it may take its time to say so.
 _PLAN_SECONDS_AWAY = 30.0
 
@@ -256,6 +258,8 @@ class FeatureStore:
         row_columns = (*wanted.keys, *wanted.request)
         outputs = tuple((o.column, o if isinstance(o, OnDemand) else None) for o in wanted.outputs)
         plan = _Plan(applied.version, applied.shards, wanted, views, row_columns, outputs, _types(wanted, views))
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans = {}  # a new table, because others read this one
         self._plans[key] = now, plan
         return plan
 
@@ -406,13 +410,18 @@ def _rows(entity_rows: Any) -> list[Mapping[str, Any]]:
 
 
 def _on_demand(output: OnDemand, stored: Mapping[str, list[Any]], rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    columns = {r.column: stored[r.column] for r in output.refs}
+    return output.evaluate({r.column: stored[r.column] for r in output.refs} | request_columns(output, rows))
+
+
+def request_columns(output: OnDemand, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The request columns that an on-demand feature reads. Raises `RequestError` for one that a row does not have."""
+    columns: dict[str, list[Any]] = {}
     for name in output.request:
         missing = [i for i, r in enumerate(rows) if name not in r]
         if missing:
             raise RequestError(f"request row {missing[0]} has no {name!r}, which on-demand feature {output.name!r} needs")
         columns[name] = [r[name] for r in rows]
-    return output.evaluate(columns)
+    return columns
 
 
 def _worst(statuses: Sequence[str]) -> str:

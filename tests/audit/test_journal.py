@@ -182,6 +182,37 @@ def test_a_store_that_is_away_gets_everything_when_it_is_back(store: DirectorySt
     journal.close()
 
 
+@pytest.mark.parametrize("error", [StoreUnavailableError("the answer was lost"), ValueError("not of ours")])
+def test_a_file_whose_answer_was_lost_is_not_written_again_with_more_in_it(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Else its entries would be there twice, and whoever goes by the numbers of files would never see what was added."""
+    real, tried = DirectoryStore.create, threading.Event()
+    more = threading.Event()
+
+    def create(self: DirectoryStore, key: str, data: bytes) -> bool:
+        done = real(self, key, data)
+        if not tried.is_set():
+            tried.set()
+            more.wait(10)
+            raise error
+        return done
+
+    monkeypatch.setattr(DirectoryStore, "create", create)
+    monkeypatch.setattr("tidemill.journals.writer._AGAIN", 0.01)
+    journal = Journal(store, "j", seconds=0.0, clock=Clock())
+    journal.put({"n": 0})
+    assert tried.wait(10)
+    for n in (1, 2):
+        journal.put({"n": n})
+    more.set()
+    assert journal.flush()
+    assert said(store) == [0, 1, 2]
+    numbers = [file.number for file in journal_files(store, "j")]
+    assert numbers == sorted(set(numbers))
+    assert journal.close() == Counts(3, 0, 0, 0, len(numbers))
+
+
 def test_what_a_store_never_takes_counts_as_dropped_at_the_end(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(key: str, data: bytes) -> bool:
         raise StoreError("full")

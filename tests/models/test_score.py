@@ -140,7 +140,7 @@ def test_a_model_that_fails_is_an_error_or_the_fallback(folder: Folder, store: t
         store.score("m", [KNOWN])
     with pytest.raises(ModelError, match="m 1 failed: ZeroDivisionError"):
         store.score("m", [KNOWN], fallback="error")
-    assert store.score("m", [KNOWN], fallback=0.5).reason == ["m 1 failed: ZeroDivisionError: division by zero"]
+    assert store.score("m", [KNOWN], fallback=0.5).reason == ["the model failed: m 1 failed: ZeroDivisionError: division by zero"]
 
 
 def test_a_model_that_returns_another_shape_is_an_error(folder: Folder, store: tm.FeatureStore) -> None:
@@ -197,6 +197,23 @@ def test_a_model_without_a_champion_says_how_to_promote_one(store: tm.FeatureSto
     store.models.register("m", fitted(), service="s")
     with pytest.raises(NotFoundError, match="tidemill model promote m 1"):
         store.score("m", [KNOWN])
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("row", [{"k": "k1", "amount": "much"}, {"k": "k1"}, {"k": None, "amount": 1.0}], ids=["type", "column", "key"])
+def test_a_wrong_request_is_wrong_whatever_the_fallback_and_while_the_store_is_away_too(
+    store: tm.FeatureStore, monkeypatch: pytest.MonkeyPatch, row: dict[str, Any]
+) -> None:
+    with pytest.raises(RequestError) as there:
+        store.score("m", [row], fallback=0.5)
+
+    def away(*_: object) -> None:
+        raise StoreUnavailableError("nobody there")
+
+    monkeypatch.setattr(store.env.online, "read", away)
+    with pytest.raises(RequestError) as gone:
+        store.score("m", [row], fallback=0.5)
+    assert str(gone.value) == str(there.value)
 
 
 @pytest.mark.usefixtures("model")

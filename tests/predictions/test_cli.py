@@ -214,6 +214,19 @@ def test_passwords_are_taken_from_variables_and_never_shown(
         assert connection.execute("select count(*) from fraud_latest").fetchone() == (4,)
 
 
+def test_a_run_teaches_no_learner_and_a_dry_run_writes_nothing_at_all(project: Project) -> None:
+    """Runs are made twice, blocked and rolled back; a learner would take each row for a prediction that somebody was served."""
+    with (project.root / "tidemill.toml").open("a") as toml:
+        toml.write("\n[log]\npredictions = 1\nreads = 1\n")
+    before = sorted(str(p) for p in project.root.rglob("*"))
+    assert project.run("predict fraud --dry-run --features-from online").code == 0
+    assert sorted(str(p) for p in project.root.rglob("*")) == before
+    assert project.run("predict fraud --features-from online").code == 0
+    journals = project.root / ".tidemill" / "offline" / "journals"
+    assert not (journals / "predictions").exists()
+    assert (journals / "reads").exists()
+
+
 def test_the_help_has_an_example(project: Project) -> None:
     assert "tidemill predict fraud --every 5m" in project.run("predict --help").out
 

@@ -115,7 +115,7 @@ def predict(
             chunk if chunk is not None else settings.get("chunk", 1_000),
             dry_run=dry_run,
         )
-        scorers = until_the_end.enter_context(closing(_Scorers(env, model or settings.get("model") or name)))
+        scorers = until_the_end.enter_context(closing(_Scorers(env, model or settings.get("model") or name, dry_run=dry_run)))
         if every is not None:
             _repeat(env, out, request, scorers, table, _seconds(every), _place(settings, metrics_port, metrics_host))
             return
@@ -197,10 +197,14 @@ def _now() -> int:
 class _Scorers:
     """A model by its version, or as it is in force."""
 
-    def __init__(self, env: Environment, reference: str) -> None:
+    def __init__(self, env: Environment, reference: str, *, dry_run: bool) -> None:
         from tidemill.client import FeatureStore
 
         self._store, self._reference = FeatureStore(env), reference
+        # A run is its own log. A learner would else learn of predictions that were made twice, blocked, rolled back or only tried.
+        self._store.prediction_log = None
+        if dry_run:
+            self._store.read_log = None
 
     def __call__(self, version: str | None) -> Any:
         from tidemill.predictions.models import ModelScorer

@@ -97,11 +97,11 @@ def _siblings_of(directory: Path) -> Iterator[None]:
         sys.path[:] = search_path
         sys.dont_write_bytecode = no_bytecode
         for name in set(sys.modules) - loaded:
-            if _lies_beside(sys.modules[name], directory):
+            if lies_beside(sys.modules[name], directory):
                 del sys.modules[name]
 
 
-def _lies_beside(module: ModuleType, directory: Path) -> bool:
+def lies_beside(module: ModuleType, directory: Path) -> bool:
     """Whether a module is the project's own: in its directory, but not in an environment installed there."""
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
     if not isinstance(file, str) or not Path(file).is_relative_to(directory):

@@ -128,6 +128,12 @@ class OnDemand:
             return pl.Series(np.where(np.isfinite(numbers), numbers, np.nan)).fill_nan(None)
         return pl.Series([self._output(value, row) for row, value in enumerate(values.tolist())], dtype=self.output.polars)
 
+    def check(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Raise `RequestError` for one of these columns that `evaluate` would not take. The function is not called."""
+        for parameter, source in self.parameters.items():
+            if source.column in columns:
+                self._argument(source.column, columns[source.column], self.types[parameter])
+
     def _result(self, columns: Mapping[str, Sequence[Any] | Array | pl.Series]) -> Array:
         """What the function returned, as n numbers."""
         inputs = {}

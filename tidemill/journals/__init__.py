@@ -5,8 +5,8 @@ entries. A file appears whole, with `create`, and never changes. Its first line 
 comes an entry a line. Who wants to be rid of old entries deletes days.
 """
 
-from tidemill.journals.reader import JournalFile, Lost, entries, journal_files, lost
+from tidemill.journals.reader import DamagedFileError, JournalFile, Lost, entries, journal_files, lost
 from tidemill.journals.values import exact, plain
 from tidemill.journals.writer import Counts, Journal
 
-__all__ = ["Counts", "Journal", "JournalFile", "Lost", "entries", "exact", "journal_files", "lost", "plain"]
+__all__ = ["Counts", "DamagedFileError", "Journal", "JournalFile", "Lost", "entries", "exact", "journal_files", "lost", "plain"]

@@ -16,6 +16,10 @@ from tidemill.offline.store import OfflineStore
 _NAME = re.compile(r"(\d{16})-(\d{16})-([0-9a-f]{8})-(\d{6,})\.jsonl")
 
 
+class DamagedFileError(StoreError):
+    """A journal's file that is gone, or does not hold what it should: reading it again will not help."""
+
+
 class JournalFile(NamedTuple):
     """A file, with the instants of its first and last entry by its name, UTC microseconds."""
 
@@ -57,37 +61,36 @@ def entries(
 ) -> Iterator[dict[str, Any]]:
     """The entries noted in [since, until), UTC microseconds, file by file; within a file in the order in which they were noted.
 
-    `logged` is when. Values are as `plain` wrote them. A file that cannot be read raises `StoreError`, or is told to `damaged` and
-    passed over from the bad line on.
+    `logged` is when. Values are as `plain` wrote them. A file that is damaged raises `DamagedFileError`, or is told to `damaged` and passed
+    over from the bad line on. A store that does not answer raises `StoreError` either way: what it holds may be as good as new.
     """
     for file in journal_files(store, name, since, until):
         try:
             for entry in read_file(store, file):
                 if (since is None or entry["logged"] >= since) and (until is None or entry["logged"] < until):
                     yield entry
-        except StoreVersionError:
-            raise
-        except StoreError as error:
+        except DamagedFileError as error:
             if damaged is None:
                 raise
             damaged(file, str(error))
 
 
 def read_file(store: OfflineStore, file: JournalFile) -> Iterator[dict[str, Any]]:
-    """One file's entries. Raises `StoreError` at the first line that is none."""
+    """One file's entries. Raises `DamagedFileError` at the first line that is none."""
     for i, line in enumerate(read_lines(store, file)):
         entry = _object(line)
         if entry is None or type(entry.get("logged")) is not int:
-            raise StoreError(f"{store.path(file.key)}, line {i + 2}: not an entry; delete the file, or restore it from a copy")
+            raise DamagedFileError(f"{store.path(file.key)}, line {i + 2}: not an entry; delete the file, or restore it from a copy")
         yield entry
 
 
 def read_lines(store: OfflineStore, file: JournalFile) -> Iterator[bytes]:
-    """One file's entries as they lie there. Raises `StoreError`, at its end too, where some are missing."""
+    """One file's entries as they lie there. Raises `DamagedFileError`, at its end too, where some are missing."""
     head, lines = _split(store, file)
     yield from lines
     if len(lines) != head.get("entries"):
-        raise StoreError(f"{store.path(file.key)} has {len(lines)} entries, and says that it has {head.get('entries')}: it was cut short")
+        said = head.get("entries")
+        raise DamagedFileError(f"{store.path(file.key)} has {len(lines)} entries, and says that it has {said}: it was cut short")
 
 
 def lost(store: OfflineStore, name: str, since: int | None = None, until: int | None = None) -> Lost:
@@ -96,9 +99,7 @@ def lost(store: OfflineStore, name: str, since: int | None = None, until: int | 
     for file in journal_files(store, name, since, until):
         try:
             total += int(_split(store, file)[0].get("lost", 0))
-        except StoreVersionError:
-            raise
-        except StoreError:
+        except DamagedFileError:
             bad.append(file.key)
     return Lost(total, bad)
 
@@ -106,11 +107,11 @@ def lost(store: OfflineStore, name: str, since: int | None = None, until: int | 
 def _split(store: OfflineStore, file: JournalFile) -> tuple[dict[str, Any], list[bytes]]:
     data = store.read(file.key)
     if data is None:
-        raise StoreError(f"{store.path(file.key)} is not there any more")
+        raise DamagedFileError(f"{store.path(file.key)} is not there any more")
     first, *lines = data.removesuffix(b"\n").split(b"\n")
     head = _object(first)
     if head is None or "journal" not in head:
-        raise StoreError(f"{store.path(file.key)} does not begin as a journal's file: delete it, or restore it from a copy")
+        raise DamagedFileError(f"{store.path(file.key)} does not begin as a journal's file: delete it, or restore it from a copy")
     if head.get("format") != FORMAT:
         raise StoreVersionError(
             f"{store.path(file.key)} has format {head.get('format')!r}, and this tidemill reads {FORMAT}: use the version that wrote it"

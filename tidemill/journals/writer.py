@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tidemill.errors import StoreError
 from tidemill.journals.values import plain
 from tidemill.offline.store import OfflineStore
 from tidemill.times import from_micros
@@ -43,12 +42,22 @@ class _Line(NamedTuple):
     text: bytes
 
 
+class _Attempt(NamedTuple):
+    """A file that is to be created: of so many entries, and telling of so many that were lost by then."""
+
+    key: str
+    data: bytes
+    entries: int
+    lost: int
+
+
 class Journal:
     """Writes one journal. `put` from any thread; it returns at once, whatever the store does.
 
     A file is written when its first entry is `seconds` old, or its entries have `bytes`; a process that is killed loses what is younger.
-    At most `most` entries (by their `weight`) wait; what comes then is dropped and counted. While the store does not answer, what was
-    gathered is kept and tried again. `clock` gives wall-clock UTC microseconds, of which the files are named.
+    At most `most` entries (by their `weight`) wait; what comes then is dropped and counted. While the store does not answer, the very
+    file that it did not take is tried again: it may have taken it, and only its answer was lost. `clock` gives wall-clock UTC
+    microseconds, of which the files are named.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class Journal:
         self._waiting = self._dropped = self._failed = self._written = self._files = 0
         self._told = 0  # drops and failures that a file's first line has said
         self._lines: list[_Line] = []
+        self._attempt: _Attempt | None = None
         self._size, self._since = 0, 0.0
         self._busy = 0  # taken from the queue, and not yet lines
         self._thread: threading.Thread | None = None
@@ -136,18 +146,18 @@ class Journal:
     def _run(self) -> None:
         while True:
             with self._lock:
-                if not self._queue and not self._due():
+                if not self._queue and self._attempt is None and not self._due():
                     if self._closing and not self._lines:
                         return
                     self._news.wait(self._pause())
-                taken = self._queue.popleft() if self._queue and self._size < self._bytes else None
+                taken = self._queue.popleft() if self._queue and self._size < self._bytes and self._attempt is None else None
                 if taken is not None:
                     self._waiting -= taken[2]
                     self._busy = 1
             if taken is not None:
                 self._gather(taken[0], taken[1])
                 self._busy = 0
-            if self._due() and not self._write():
+            if (self._attempt is not None or self._due()) and not self._write():
                 with self._lock:
                     if self._closing:
                         return  # it was tried a last time
@@ -179,24 +189,27 @@ class Journal:
 
     def _write(self) -> bool:
         """What was gathered as one file; False where the store did not take it now."""
+        attempt = self._attempt = self._attempt or self._file()
+        try:
+            self._store.create(attempt.key, attempt.data)  # False: an earlier attempt did write it
+        except Exception:  # noqa: BLE001 - whatever a store's library raises: the thread must go on, and this is tried again
+            return False
+        with self._lock:
+            self._number += 1
+            self._written += attempt.entries
+            self._files += 1
+            self._told = attempt.lost
+            self._lines, self._attempt = [], None
+            self._size = 0
+            self._news.notify_all()
+        return True
+
+    def _file(self) -> _Attempt:
         lines, lost = self._lines, self._dropped + self._failed
         first, last = min(line.at for line in lines), max(line.at for line in lines)
         key = f"journals/{self.name}/{from_micros(first):%Y-%m-%d}/{first:016d}-{last:016d}-{self._writer}-{self._number:06d}.jsonl"
         head = {"journal": self.name, "format": FORMAT, "entries": len(lines), "lost": lost - self._told}
-        data = json.dumps(head).encode() + b"\n" + b"".join(line.text for line in lines)
-        try:
-            self._store.create(key, data)  # False: an earlier attempt did write it, and only the answer was lost
-        except (StoreError, OSError):
-            return False
-        with self._lock:
-            self._number += 1
-            self._written += len(lines)
-            self._files += 1
-            self._told = lost
-            self._lines = []
-            self._size = 0
-            self._news.notify_all()
-        return True
+        return _Attempt(key, json.dumps(head).encode() + b"\n" + b"".join(line.text for line in lines), len(lines), lost)
 
 
 _ALIVE: weakref.WeakSet[Journal] = weakref.WeakSet()

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from tidemill.environment import Environment
-from tidemill.errors import StoreError
-from tidemill.journals import JournalFile, exact, plain
+from tidemill.journals import DamagedFileError, JournalFile, exact, plain
 from tidemill.journals.reader import journal_files, read_lines
 from tidemill.learning.join import Label, Prediction
 from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
@@ -62,12 +61,14 @@ def _decoded(line: bytes) -> _Entry:
 class PredictionFiles:
     """The files of the journal of predictions that were not read yet. `read`: by writer, the number of the next one.
 
-    A writer's files appear one after the other, so that a number says which of them were read.
+    A writer's files appear one after the other, so that a number says which of them were read. `meanings`: the digests of what features
+    meant, of all predictions so far; a prediction names its own by its place here.
     """
 
     def __init__(self, env: Environment, settings: LearnerSettings) -> None:
         self._store, self._settings = log_store(env), settings
         self.read: dict[str, int] = {}
+        self.meanings: list[str] = []
         self.damaged = 0
 
     def new(self) -> list[JournalFile]:
@@ -77,27 +78,35 @@ class PredictionFiles:
         self.read = {w: n for w, n in self.read.items() if w in there}  # days that were deleted
         return [f for f in files if f.number >= self.read.get(f.writer, 0)]
 
-    def take(self, file: JournalFile) -> Iterator[tuple[str, Prediction]]:
-        """A file's predictions of the model, each with the digest of what its features meant. What cannot be read is counted."""
+    def meaning(self, definition: str) -> int:
+        """The place of a digest among `meanings`."""
+        if definition not in self.meanings:
+            self.meanings.append(definition)
+        return self.meanings.index(definition)
+
+    def take(self, file: JournalFile) -> Iterator[Prediction]:
+        """A file's predictions of the model. What is damaged is counted; `StoreError` where the store does not answer: read it again."""
         try:
             for line in read_lines(self._store, file):
                 entry = _decoded(line)
                 if entry.model == self._settings.model:
                     yield from self._predictions(entry)
-        except (StoreError, msgspec.MsgspecError, ValueError, TypeError, KeyError):
+        except (DamagedFileError, msgspec.MsgspecError, ValueError, TypeError, KeyError):
             self.damaged += 1
         self.read[file.writer] = file.number + 1
 
-    def _predictions(self, entry: _Entry) -> Iterator[tuple[str, Prediction]]:
-        at, ids = entry.at["$time"], entry.ids
+    def _predictions(self, entry: _Entry) -> Iterator[Prediction]:
+        at, ids, meaning = entry.at["$time"], entry.ids, self.meaning(entry.definition)
         if self._settings.by_id:
             keys = ids
         else:
             columns: dict[str, list[Any]] = {**json.loads(bytes(entry.columns)), PREDICTION_ID: ids}
             joined = [columns[c] for c in self._settings.join]
-            keys = [key_text([exact(column[row]) for column in joined]) for row in range(len(ids))]
+            # A null is no key: labels with a null there would be those of every such prediction.
+            rows = ([exact(column[row]) for column in joined] for row in range(len(ids)))
+            keys = [f"null in {id}" if None in row else key_text(row) for id, row in zip(ids, rows, strict=True)]
         for id, key, x, score, outcome in zip(ids, keys, entry.x, entry.score, entry.outcome, strict=True):
-            yield entry.definition, Prediction(at, id, key, bytes(x).decode(), score, outcome, entry.version)
+            yield Prediction(at, id, key, bytes(x).decode(), score, outcome, entry.version, meaning)
 
 
 class LabelLog:

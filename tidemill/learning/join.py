@@ -32,7 +32,10 @@ LABEL_COUNTS = ("used", "duplicate", "replaced", "late", "revised_late", "unmatc
 
 
 class Prediction(msgspec.Struct, frozen=True, order=True, gc=False, array_like=True):
-    """A logged prediction: `score` as it was served; `x` the features in the model's order, as JSON, which takes less room meanwhile."""
+    """A logged prediction: `score` as it was served; `x` the features in the model's order, as JSON, which takes less room meanwhile.
+
+    `meaning`: which of the meanings that the features of this model have had these have, see `PredictionFiles.meanings`.
+    """
 
     at: int
     id: str
@@ -41,6 +44,7 @@ class Prediction(msgspec.Struct, frozen=True, order=True, gc=False, array_like=T
     score: float | None
     outcome: str
     version: str
+    meaning: int = 0
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
@@ -87,6 +91,10 @@ class Joiner:
     newest: dict[int, int] = field(default_factory=dict)
     #: Everything up to here was closed.
     frontier: int = BEGINNING
+    #: The prediction that was closed last, by its instant and id.
+    last: tuple[int, str] = (BEGINNING, "")
+    #: The last one that had been closed by whoever made the model that this began with: it knows what came of that and of all before.
+    begun: tuple[int, str] = (BEGINNING, "")
     _pending: list[Prediction] = field(default_factory=list)
     _ids: set[str] = field(default_factory=set)
     _labels: dict[str, list[_Held]] = field(default_factory=dict)
@@ -106,8 +114,8 @@ class Joiner:
         return min(self.newest.values(), default=BEGINNING) - (self.lateness if self.newest else 0)
 
     def predicted(self, prediction: Prediction) -> None:
-        """Take a prediction. One that should have been closed already, or was taken before, is counted."""
-        if prediction.id in self._ids:
+        """Take a prediction. One that should have been closed already, or was taken before (also by whoever made the model), is counted."""
+        if prediction.id in self._ids or (prediction.at, prediction.id) <= self.begun:
             self.counts["repeated_predictions"] += 1
         elif prediction.at + self.horizon < self.frontier:
             self.counts["late_predictions"] += 1
@@ -131,7 +139,7 @@ class Joiner:
             prediction = heapq.heappop(pending)
             at, key = prediction.at, prediction.key
             # Not the watermark: whoever stops here has closed no more than this.
-            self.frontier = at + horizon
+            self.frontier, self.last = at + horizon, (at, prediction.id)
             held = self._labels.get(key)
             best = None if held is None else self._best(at, held)
             value, number = (None, None) if best is None else (best.value, best.number)
@@ -200,6 +208,8 @@ class Joiner:
             "counts": dict(self.counts),
             "newest": {str(p): n for p, n in self.newest.items()},
             "frontier": self.frontier,
+            "last": self.last,
+            "begun": self.begun,
             "number": self._number,
             "pending": self._pending,
             "labels": self._labels,
@@ -210,6 +220,9 @@ class Joiner:
         """What `state` said, decoded to plain values."""
         self.counts, self.frontier, self._number = dict(state["counts"]), state["frontier"], state["number"]
         self.newest = {int(p): n for p, n in state["newest"].items()}
+        for name in ("last", "begun"):
+            at, id = state.get(name, (BEGINNING, ""))
+            setattr(self, name, (at, id))
         self._pending = [Prediction(*p) for p in state["pending"]]
         self._labels, self._expiring, self._closed = {}, [], {}
         for key, held in state["labels"].items():

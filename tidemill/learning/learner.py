@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tidemill.environment import Environment
-from tidemill.errors import ModelError, ModelRefusedError, NotFoundError
+from tidemill.errors import DefinitionError, ModelError, ModelRefusedError, NotFoundError
 from tidemill.learning import checkpoint as checkpoints
 from tidemill.learning.inputs import LabelLog, PredictionFiles
 from tidemill.learning.join import Example, Joiner
 from tidemill.learning.prequential import Prequential
 from tidemill.learning.river import OnlineModel, RefusedError
-from tidemill.learning.settings import LearnerSettings
+from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
+from tidemill.models import frameworks
 from tidemill.models.journal import CHAMPION
 from tidemill.models.registry import Models
 from tidemill.models.scores import FALLBACK
@@ -34,7 +35,7 @@ Say = Callable[..., object]
 _BY = "tidemill learn"
 #: Alerts that the status lists.
 _ALERTS = 20
-COUNTS = ("learned", "missing", "refused", "other_definition", "published", "resets", "drift_on_error", "drift_on_score")
+COUNTS = ("learned", "missing", "fallback", "refused", "other_definition", "published", "resets", "drift_on_error", "drift_on_score")
 
 
 def status_key(name: str) -> str:
@@ -60,6 +61,7 @@ class Learner:
         now: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self.settings = settings
+        self.online: OnlineModel
         self._env, self._say, self._clock, self._now = env, say, clock, now
         self._models = Models(env, now)
         self._seconds, self._guard = checkpoint_seconds, guard
@@ -69,7 +71,7 @@ class Learner:
         self.alerts: list[dict[str, Any]] = []
         #: Why nothing is learned, if so.
         self.paused: str | None = None
-        self._dirty = False
+        self._dirty = self._halfway = False
         self._kept_at = self._published_at = clock()
         found = checkpoints.load(env.offline, settings.model)
         if found is None:
@@ -80,12 +82,16 @@ class Learner:
     # ---- where it begins --------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """From the version in force, and all logs."""
+        """From the version in force, and all logs; of a version that a learner has published, what comes after the last it knew of."""
         self.id = secrets.token_hex(8)
         self._n = self._models.journal(self.settings.model).newest().n
         aliases = self._models.aliases(self.settings.model)
         self.version = aliases.get(self.settings.alias) or self._models.resolve(f"{self.settings.model}@{CHAMPION}")[1]
         self._take(self.version)
+        self._check_join()
+        learned = self.online.manifest.data.get("learner", {}).get("last")
+        if learned is not None:
+            self.joiner.last = self.joiner.begun = (learned[0], learned[1])
         #: Examples learned when the version was published that is in force; examples are counted over the learner's whole life.
         self._published = 0
 
@@ -105,9 +111,22 @@ class Learner:
         self.labels.positions = {int(p): o for p, o in state["labels"]["positions"].items()}
         self.labels.unreadable = state["labels"]["unreadable"]
         manifest = self._models.manifest(self.settings.model, self.version)
+        self.predictions.meanings = list(state["predictions"].get("meanings", [manifest.definition]))
+        key = self._env.offline.path(checkpoints.checkpoint_key(self.settings.model))
+        frameworks.check_versions(f"the learner's checkpoint {key}", state.get("libraries", {"river": manifest.libraries["river"]}))
         self.online = OnlineModel.load(manifest, found.model)
         self.metrics = Prequential(manifest.kind)
         self.metrics.restore(state["metrics"])
+
+    def _check_join(self) -> None:
+        """Raise `DefinitionError` for a column that no prediction has: then none would ever find its label."""
+        known = (PREDICTION_ID, *sorted(self._models.row_columns(self.online.manifest)))
+        for column in self.settings.join:
+            if column not in known:
+                raise DefinitionError(
+                    f"[learner] joins by {column!r}, which predictions of {self.settings.model!r} do not have: they have "
+                    f"{', '.join(map(repr, known))}"
+                )
 
     def _take(self, version: str) -> None:
         """Go on from a version of the registry. Raises `ModelRefusedError` for one that cannot be learned with."""
@@ -119,6 +138,7 @@ class Learner:
             )
         if manifest.kind == "regressor" and self.settings.missing == "negative":
             raise ModelError("[learner] missing is negative, and a regression has no negative class: drop what has no label")
+        frameworks.check_libraries(manifest)  # before the pickle is read
         self.online, self.version = OnlineModel.of(manifest, artifact), version
         self.metrics = Prequential(manifest.kind)
 
@@ -137,20 +157,23 @@ class Learner:
     def step(self) -> int:
         """Read what is new, and learn what can be learned; how much there was, 0 when there is nothing to do for now."""
         self._follow()
+        if self.paused is None and self._due():  # it died between keeping and publishing
+            self.publish()
         if self.paused is not None:
             return 0
-        if self._due():  # it died between keeping and publishing
-            self.publish()
+        try:
+            return self._stepped()
+        except BaseException:
+            self._halfway = True
+            raise
+
+    def _stepped(self) -> int:
         # Labels first: a prediction is in the store before its label comes, so none is missed that these labels close.
         labels = self.labels.read()
         files = self.predictions.new()
-        definition = self.online.manifest.definition
         for file in files:
-            for meant, prediction in self.predictions.take(file):
-                if meant == definition:
-                    self.joiner.predicted(prediction)
-                else:
-                    self.counts["other_definition"] += 1
+            for prediction in self.predictions.take(file):
+                self.joiner.predicted(prediction)
         for partition, some in labels:
             for label in some:
                 self.joiner.labelled(partition, label)
@@ -158,9 +181,11 @@ class Learner:
         for example in self.joiner.closed():
             if self._learn(example) and self._due():
                 self.publish()
+                if self.paused is not None:  # the rest waits, for whatever it goes on from
+                    return 0
         if self.fresh and self._clock() - self._published_at >= self.settings.publish_every:
             self.publish()
-        if self._dirty and self._clock() - self._kept_at >= self._seconds:
+        if self._dirty and self.paused is None and self._clock() - self._kept_at >= self._seconds:
             self.keep()
         return len(files) + sum(len(some) for _, some in labels)
 
@@ -172,6 +197,13 @@ class Learner:
         prediction, value = example.prediction, example.label
         online = self.online
         manifest = online.manifest
+        # Looked at now, not when it was read: by now it may be another version that learns.
+        if self.predictions.meanings[prediction.meaning] != manifest.definition:
+            self.counts["other_definition"] += 1
+            return False
+        if prediction.outcome == FALLBACK:  # no model was asked: its features were missing, or the store was away
+            self.counts["fallback"] += 1
+            return False
         if value is None:
             self.counts["missing"] += 1
             if self.settings.missing == "drop":
@@ -183,12 +215,17 @@ class Learner:
             self.counts["refused"] += 1
             return False
         score = prediction.score
-        if score is not None and prediction.outcome != FALLBACK:
+        if score is not None:
             number = float(label == manifest.positive) if manifest.classes is not None else label
             self.metrics.update(score, number)
             for what in online.drifted(abs(number - score), score):
                 self._alert(what, prediction.at)
-        online.learn(row, label)
+        try:
+            online.learn(row, label)
+        except RefusedError as error:
+            self.counts["refused"] += 1
+            self._say("warning", "an example is refused", prediction=prediction.id, reason=str(error))
+            return False
         self.counts["learned"] += 1
         return True
 
@@ -211,12 +248,23 @@ class Learner:
         aliases = self._models.aliases(self.settings.model) if aliases is None else aliases
         wanted = aliases.get(self.settings.alias, self.version)
         if wanted == self.version:
-            self.paused = None
+            self._go_on()
         elif self._mine(wanted):
             self.version, self.paused, self._published = wanted, None, self.learned
         else:
             self._reset(wanted)
-        self._n = n
+        if self.paused is None:  # else what made it pause is to be seen again, by whoever begins at the checkpoint too
+            self._n = n
+
+    def _go_on(self) -> None:
+        """After a pause: with what it has, if the version that it comes from may be learned with again."""
+        if self.paused is not None:
+            try:
+                self._models.checked(self.settings.model, self.version)
+            except ModelError as error:
+                self._pause(error)
+            else:
+                self.paused = None
 
     def _mine(self, version: str) -> bool:
         """Whether a version is what this learner published with just these examples: it died before it could note that.
@@ -242,16 +290,19 @@ class Learner:
         try:
             self._take(version)
         except ModelError as error:
-            if self.paused is None:
-                self._say("warning", "paused", reason=str(error))
-            self.paused = str(error)
-            self._tell()
+            self._pause(error)
             return
         self.paused = None
         self.counts["resets"] += 1
         self._published, self._published_at = self.learned, self._clock()
         self._say("info", "goes on from another version", version=version, before=before)
         self.keep()
+
+    def _pause(self, error: ModelError) -> None:
+        if self.paused != str(error):
+            self._say("warning", "paused", reason=str(error))
+            self.paused = str(error)
+            self._tell()
 
     def publish(self) -> bool:
         """Register the model as a version and move the alias to it; False where somebody else has moved it, or where it is refused."""
@@ -294,7 +345,7 @@ class Learner:
             max_missing=before.max_missing,
             metrics=self.metrics.metrics(),
             data={
-                "learner": {"id": self.id, "learned": self.learned, "resets": self.counts["resets"]},
+                "learner": {"id": self.id, "learned": self.learned, "resets": self.counts["resets"], "last": list(self.joiner.last)},
                 "from": self.version,
                 "until": from_micros(self.joiner.frontier).isoformat(),
             },
@@ -317,7 +368,12 @@ class Learner:
             "counts": self.counts,
             "alerts": self.alerts,
             "joiner": self.joiner.state(),
-            "predictions": {"read": self.predictions.read, "damaged": self.predictions.damaged},
+            "libraries": frameworks.installed(("river",)),
+            "predictions": {
+                "read": self.predictions.read,
+                "damaged": self.predictions.damaged,
+                "meanings": self.predictions.meanings,
+            },
             "labels": {"positions": {str(p): o for p, o in self.labels.positions.items()}, "unreadable": self.labels.unreadable},
             "metrics": self.metrics.state(),
         }
@@ -349,7 +405,9 @@ class Learner:
         }
 
     def close(self) -> None:
-        """Keep what is new, and give back files."""
-        if self._dirty and self.paused is None:
-            self.keep()
-        self.labels.close()
+        """Keep what is new, and give back files. After a step that failed half-way nothing is kept: what it had read must be read again."""
+        try:
+            if self._dirty and self.paused is None and not self._halfway:
+                self.keep()
+        finally:
+            self.labels.close()

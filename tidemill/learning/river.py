@@ -42,7 +42,7 @@ class OnlineModel:
 
     @classmethod
     def of(cls, manifest: Manifest, artifact: bytes) -> OnlineModel:
-        """The model of a version whose hash was checked."""
+        """The model of a version whose hash, and version of River, were checked."""
         _adwin()  # so that River's absence is said, and not what of it the pickle names first
         return cls(manifest, pickle.loads(artifact))  # noqa: S301 - see the module's text
 
@@ -52,7 +52,7 @@ class OnlineModel:
 
     @classmethod
     def load(cls, manifest: Manifest, data: bytes) -> OnlineModel:
-        """What `dump` made; whoever calls has checked the hash."""
+        """What `dump` made; whoever calls has checked the hash, and the version of River."""
         _adwin()
         model, on_error, on_score = pickle.loads(data)  # noqa: S301 - see the module's text
         made = cls(manifest, model)
@@ -73,18 +73,20 @@ class OnlineModel:
     def row(self, x: str) -> dict[str, float]:
         """The features by name, of the JSON of their values; nulls filled in as when it is asked.
 
-        Raises `RefusedError` for what is not finite even so.
+        Raises `RefusedError` for what is not finite even so, and for more or fewer values than the model has features.
         """
         try:
             values = _numbers(x)
             total = sum(values)
         except (msgspec.ValidationError, TypeError):
             return self._filled(msgspec.json.decode(x))
-        if total - total == 0.0:  # so that nothing in it is NaN or infinite
+        if total - total == 0.0 and len(values) == len(self._columns):  # so that nothing in it is NaN or infinite
             return dict(zip(self._columns, values, strict=True))
         return self._filled(values)
 
     def _filled(self, values: Sequence[Any]) -> dict[str, float]:
+        if len(values) != len(self._columns):
+            raise RefusedError(f"{len(values)} values of {len(self._columns)} features")
         found = {}
         for column, value, fill in zip(self._columns, values, self._fill, strict=True):
             given = fill if value is None or value == _NAN else value
@@ -94,8 +96,15 @@ class OnlineModel:
         return found
 
     def learn(self, row: dict[str, float], label: Any) -> None:
-        """One example."""
-        self.model.learn_one(row, label)
+        """One example. Raises `RefusedError` where the model fails: an Adam, say, that squares 1e200.
+
+        What it had taken in by then stays. That is the same whenever the example is learned, so that the order of examples still decides
+        everything; and what it makes of the scores the registry sees before anybody else does.
+        """
+        try:
+            self.model.learn_one(row, label)
+        except Exception as error:
+            raise RefusedError(f"the model fails to learn it: {type(error).__name__}: {error}") from error
 
     def drifted(self, error: float, score: float) -> list[str]:
         """What changed, by what was predicted and how wrong that was: "error", "score"."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,20 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
 
 def check_libraries(manifest: Manifest) -> None:
     """Raise `ModelRefusedError` where a library that the artifact is tied to has another version here."""
-    for name in manifest.pinned:
-        made = manifest.libraries[name]
+    check_versions(manifest.title, {name: manifest.libraries.get(name, "of an unknown version") for name in manifest.pinned})
+
+
+def check_versions(what: str, libraries: Mapping[str, str]) -> None:
+    """Raise `ModelRefusedError` where what is tied to these libraries finds others here: major and minor version count."""
+    for name, made in libraries.items():
         try:
             here = metadata.version(name)
         except metadata.PackageNotFoundError:
             raise ModelRefusedError(
-                f"{manifest.title} was made with {name} {made}, which is not installed here: pip install '{name}=={made}'"
+                f"{what} was made with {name} {made}, which is not installed here: pip install '{name}=={made}'"
             ) from None
         if made.split(".")[:2] != here.split(".")[:2]:
             raise ModelRefusedError(
-                f"{manifest.title} was made with {name} {made}, and {here} is installed, which may answer otherwise: "
+                f"{what} was made with {name} {made}, and {here} is installed, which may answer otherwise: "
                 f"pip install '{name}=={'.'.join(made.split('.')[:2])}.*', or train it again with {here}"
             )

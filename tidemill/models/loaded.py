@@ -32,7 +32,7 @@ class LoadedModel:
         what = self.manifest.title
         try:
             scores = np.asarray(self.predictor.predict(matrix), dtype=np.float64)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{what} failed: {type(error).__name__}: {error}") from error
         if scores.shape != (len(matrix),):
             raise ModelError(f"{what} returned scores of shape {scores.shape} for {len(matrix)} rows, and one number a row was expected")
@@ -62,7 +62,7 @@ def unchecked(manifest: Manifest, artifact: bytes, request: str | tuple[str, ...
         raise
     except ModuleNotFoundError as error:
         raise frameworks.missing_library(manifest.framework, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelRefusedError(f"{manifest.title} cannot be loaded: {type(error).__name__}: {error}") from error
     fill = np.array([manifest.fill.get(c, np.nan) for c in manifest.columns]) if manifest.fill else None
     return LoadedModel(manifest, predictor, request, fill)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping
@@ -148,8 +149,10 @@ def check_fallback(fallback: object) -> Fallback:
     """
     if fallback is None or fallback == "error":
         return fallback
-    if isinstance(fallback, (int, float)) and not isinstance(fallback, bool) and math.isfinite(fallback):
-        return float(fallback)
+    if isinstance(fallback, (int, float)) and not isinstance(fallback, bool):
+        with contextlib.suppress(OverflowError):  # an int that no float can hold
+            if math.isfinite(fallback):
+                return float(fallback)
     raise ValueError(f'fallback is a finite score such as 0.1, "error", or None; got {fallback!r}')
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from tidemill.definitions import FeatureSet, resolve_features
 from tidemill.definitions.names import check_name, suggestion
 from tidemill.environment import Environment
-from tidemill.errors import ModelError, ModelRefusedError, NotFoundError, TidemillError
+from tidemill.errors import DefinitionError, ModelError, ModelRefusedError, NotFoundError, TidemillError
 from tidemill.models import frameworks
 from tidemill.models.candidate import Prepared, check_fill, two_classes, used_features
 from tidemill.models.golden import FILE as GOLDEN
@@ -55,8 +55,8 @@ class Models:
     # ---- reading ----------------------------------------------------------------------------------------------------------------
 
     def names(self) -> Names:
-        """All models, sorted."""
-        return [key.rpartition("/")[2] for key in self._env.offline.folders("models")]
+        """All models that have a version, sorted. A registration that was killed leaves a folder without one."""
+        return [name for key in self._env.offline.folders("models") if self._has_versions(name := key.rpartition("/")[2])]
 
     def versions(self, name: str) -> Names:
         """A model's versions, oldest first. Raises `NotFoundError` for a model that nobody registered."""
@@ -130,6 +130,12 @@ class Models:
         artifact = manifest.artifact.check(self._env.offline.read(key), self._env.offline.path(key))
         self._check_definition(manifest)
         return manifest, artifact
+
+    def row_columns(self, manifest: Manifest) -> tuple[str, ...]:
+        """What a row that this version scores has: key columns and request columns."""
+        asked = self._request(manifest)
+        wanted = resolve_features(asked if isinstance(asked, str) else [*asked], self._env.definitions)
+        return (*wanted.keys, *wanted.request)
 
     # ---- writing ----------------------------------------------------------------------------------------------------------------
 
@@ -247,8 +253,9 @@ class Models:
     ) -> Entry:
         """Make a version champion (the one before becomes `previous`), or challenger.
 
-        `over`: only if the alias stands at this version at that moment. It is loaded and tried first. Raises `ModelRefusedError` where it
-        would be refused by scorers too, `ModelError` where someone else moved an alias meanwhile.
+        `over`: only if the alias stands at this version at that moment, or nowhere; "" is nowhere only. It is loaded and tried first.
+
+        Raises `ModelRefusedError` where it would be refused by scorers too, `ModelError` where someone else moved an alias meanwhile.
         """
         if alias not in (CHAMPION, CHALLENGER):
             raise ModelError(f"a version is promoted to {CHAMPION} or {CHALLENGER}; got {alias!r}; {PREVIOUS} is what was champion before")
@@ -331,6 +338,13 @@ class Models:
                 if action != "register" and other.aliases != first:
                     raise ModelError(_MOVED.format(name=name))
                 before = other
+
+    def _has_versions(self, name: str) -> bool:
+        try:
+            numbers = self._numbers(name)
+        except DefinitionError:  # a folder that is none of ours
+            return False
+        return any(self._env.offline.exists(f"models/{name}/{n}/{MANIFEST}") for n in reversed(numbers))
 
     def _numbers(self, name: str) -> Numbers:
         check_name(name, "a model's name")

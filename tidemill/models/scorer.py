@@ -18,7 +18,7 @@ from tidemill.models.loaded import LoadedModel
 from tidemill.models.manifest import Fallback, check_fallback, check_max_missing
 from tidemill.models.prediction_ids import prediction_ids
 from tidemill.models.registry import Models
-from tidemill.models.scores import DEGRADED, FALLBACK, OK, Scores
+from tidemill.models.scores import AWAY, DEGRADED, FAILED, FALLBACK, OK, Scores
 from tidemill.models.serving import ServedModels
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Scorer:
             if not isinstance(instead, float):
                 raise
             features = self._nothing(loaded, rows, at)
-            reasons: list[str | None] = [f"the online store does not answer: {error}"] * len(features.status[manifest.columns[0]])
+            reasons: list[str | None] = [f"{AWAY}: {error}"] * len(features.status[manifest.columns[0]])
             raw: list[float | None] = [None] * len(reasons)
             bad = [len(manifest.columns)] * len(reasons)
         else:
@@ -129,8 +129,13 @@ class Scorer:
         )
 
     def _nothing(self, loaded: LoadedModel, rows: Sequence[Mapping[str, Any]], at: Any) -> OnlineFeatures:
-        """What is known of these rows while the online store is away."""
+        """What is known of these rows while the online store is away. Raises `RequestError` as if it were there."""
+        from tidemill.client import request_columns
+
         plan = self._store._plan(loaded.request)
+        for _, output in plan.outputs:
+            if output is not None:
+                output.check(request_columns(output, rows))
         n = len(rows)
         columns: dict[str, list[Any]] = {name: [r.get(name) for r in rows] for name in plan.row_columns}
         columns.update((c, [None] * n) for c, _ in plan.outputs)
@@ -182,7 +187,7 @@ def _asked(loaded: LoadedModel, columns: Sequence[list[Any]], reasons: list[str 
         if not isinstance(instead, float):
             raise
         for i in rows:
-            reasons[i] = str(error)
+            reasons[i] = f"{FAILED}: {error}"
         return found
     for i, score in zip(rows, scores.tolist(), strict=True):
         if score - score == 0.0:  # finite

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Of a row: the model's score; its score though features are missing, stale or overflown; not its score.
 OK, DEGRADED, FALLBACK = "ok", "degraded", "fallback"
+#: How a row's reason begins where the store or the model could not be asked. What comes after it, if anything, names hosts, files and code.
+AWAY, FAILED = "the online store does not answer", "the model failed"
 _OWN = ("prediction_id", "score", "label", "status", "reason", "model", "version")
 
 

@@ -21,6 +21,12 @@ from tidemill.models.registry import Models
 
 #: How often a scorer looks whether another version was promoted.
 LOOK_SECONDS = 1.0
+#: So many versions that are asked for by their number are kept in memory, those that were asked for last: they grow ever more.
+MAX_PINNED = 32
+#: How a warning ends, but for the reason.
+GOES_ON = " goes on"
+#: Longer references are none: file systems have limits too.
+MAX_REFERENCE = 200
 #: How often a version that was refused is tried again: someone may have repaired it.
 RETRY_SECONDS = 30.0
 
@@ -49,7 +55,9 @@ class ServedModel:
         self._check = check
         self._name, _, which = reference.partition("@")
         self._alias = which or CHAMPION
-        self._pinned = which.isascii() and which.isdigit()
+        self.pinned = which.isascii() and which.isdigit()
+        #: When it was last asked for, in monotonic seconds.
+        self.used = time.monotonic()
         newest = models.journal(self._name).newest()
         self._n, self._aliases = newest.n, dict(newest.aliases)
         self._wanted = models.resolve(reference)[1]
@@ -68,7 +76,7 @@ class ServedModel:
 
     def look(self) -> None:
         """See whether another version is in force, and take it. Never raises; for one thread at a time."""
-        if self._pinned:
+        if self.pinned:
             return
         wanted: str | None = self._wanted
         try:
@@ -103,7 +111,7 @@ class ServedModel:
     def _refused(self, error: Exception, instead: str) -> str:
         said = str(error) if isinstance(error, TidemillError) else f"{type(error).__name__}: {error}"
         what = f"version {self._wanted} is refused" if self._wanted != instead else "the registry cannot be read"
-        warning = f"{what}, and version {instead} goes on: {said}"
+        warning = f"{what}, and version {instead}{GOES_ON}: {said}"
         if not hasattr(self, "now") or self.now.warning != warning:
             _log.warning("%s: %s", self.reference, warning)
         return warning
@@ -127,15 +135,25 @@ class ServedModels:
             raise NotFoundError(_NAME_ONE.format(reference))
         found = self._served.get(reference)
         if found is not None:
+            found.used = time.monotonic()
             return found
         name = reference.partition("@")[0]
-        if not (name.isascii() and name.isidentifier()):  # what a request may bring; the registry would call it a wrong definition
+        if not (
+            name.isascii() and name.isidentifier() and len(reference) <= MAX_REFERENCE
+        ):  # what a request may bring; the registry would call it a wrong definition
             raise NotFoundError(_NAME_ONE.format(reference))
         with self._lock:
             if reference not in self._served:
-                self._served[reference] = ServedModel(self._models, reference, self._check)
+                made = ServedModel(self._models, reference, self._check)
+                # A new table, because others go through this one meanwhile.
+                self._served = {**self._kept(room=made.pinned), reference: made}
                 self._start()
             return self._served[reference]
+
+    def _kept(self, *, room: bool) -> dict[str, ServedModel]:
+        pinned = sorted((s for s in self._served.values() if s.pinned), key=lambda s: s.used)
+        gone = {s.reference for s in pinned[: max(0, len(pinned) + room - MAX_PINNED)]}
+        return {reference: s for reference, s in self._served.items() if reference not in gone}
 
     def all(self) -> list[ServedModel]:
         """Everything that was asked for."""

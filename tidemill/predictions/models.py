@@ -11,6 +11,7 @@ from tidemill.datasets.questions import TIMESTAMP
 from tidemill.definitions import resolve_features
 from tidemill.errors import RequestError, ScoringError, StoreUnavailableError
 from tidemill.models.prediction_ids import prediction_ids
+from tidemill.models.scores import AWAY
 from tidemill.models.scores import FALLBACK as NOT_ITS_OWN
 from tidemill.predictions.scorer import DEGRADED, FALLBACK, MISSING, NONFINITE, OK, Scored
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 #: How `Scores.reason` says it.
 _NOT_FINITE = "the model's score is "
-_AWAY = "the online store does not answer"
 
 
 class ModelScorer:
@@ -45,7 +45,7 @@ class ModelScorer:
         scores = self._store.score(self._pinned, rows, at=at)
         status = []
         for score, said, reason in zip(scores.score, scores.status, scores.reason, strict=True):
-            if reason is not None and reason.startswith(_AWAY):
+            if reason is not None and reason.startswith(AWAY):
                 # A request is answered with the fallback then; a batch had better wait than publish a default for everyone.
                 raise StoreUnavailableError(f"{reason}; run this again")
             status.append(_status(score, said == NOT_ITS_OWN, said == "degraded", reason))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -20,6 +19,7 @@ from tidemill.errors import (
     StoreUnavailableError,
     TidemillError,
 )
+from tidemill.models.manifest import check_fallback
 from tidemill.remote.answers import RemoteFeatures, RemoteScores, features_of, scores_instead, scores_of
 from tidemill.remote.exchange import Answer, Call, Lost, Policy, Send, Wait, call
 from tidemill.remote.rows import json_instant, json_rows, plain_rows
@@ -218,13 +218,13 @@ def score_request(
     """What `POST /v1/score` gets. Raises `RequestError`."""
     if not isinstance(model, str) or not model:
         raise RequestError(f"model is {model!r}: give the name of a registered model, such as 'delay' or 'delay@challenger'")
-    if fallback is not None and fallback != "error":
-        number = isinstance(fallback, (int, float)) and not isinstance(fallback, bool)
-        if not number or not math.isfinite(fallback):
-            raise RequestError(f'fallback is a finite score such as 0.1, "error", or None; got {fallback!r}')
+    try:
+        instead = check_fallback(fallback)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
     if not rows:
         raise RequestError("there are no entity rows: give at least one")
-    return ScoreRequest(model, json_rows(rows), json_instant(at), fallback, max_missing)
+    return ScoreRequest(model, json_rows(rows), json_instant(at), instead, max_missing)
 
 
 def _driven(steps: Call[T], send: Callable[[float], Answer | Lost]) -> T:

@@ -58,10 +58,12 @@ def linear_form(estimator: Any, positive: int | None, general: Predictor, width:
     """The short form of a fitted estimator; None where it has none, or where its answers were not seen to be the same."""
     try:
         form = _form(estimator, positive, width)
+        return form if form is not None and _same(form, general, width) else None
     except (AttributeError, TypeError, ValueError):
         return None
-    if form is None:
-        return None
+
+
+def _same(form: LinearPredictor, general: Predictor, width: int) -> bool:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(64, width)) * np.exp(rng.normal(scale=3, size=(64, width)))
     rows[:4] = [[0.0], [1.0], [-1.0], [1e6]]
@@ -70,7 +72,7 @@ def linear_form(estimator: Any, positive: int | None, general: Predictor, width:
     theirs = general.predict(rows)
     mine = np.concatenate([form.predict(rows[:32]), *(form.predict(rows[i : i + 1]) for i in range(32, 64))])
     same = np.abs(mine - theirs) <= TOLERANCE * np.maximum(1.0, np.abs(theirs))
-    return form if bool(np.all(same)) else None
+    return bool(np.all(same))
 
 
 def _form(estimator: Any, positive: int | None, width: int) -> LinearPredictor | None:

@@ -21,7 +21,7 @@ def estimator(name: str | None, kind: Kind, directory: Path) -> Any:
     shape (rows, features), NaN where a feature is null. Raises `ModelError`.
     """
     if name is not None and ":" in name:
-        factory = imported(name, directory)
+        factory = imported(name, directory).found
         made = factory() if callable(factory) else None
         if not hasattr(made, "fit"):
             raise ModelError(f"{name} is to return an untrained model with a method fit; it gave a {type(made).__name__}")

@@ -136,7 +136,9 @@ def train(
     promote = auto is not None and all(g.passed for g in gates)
     if promote:
         said = "; ".join(g.text for g in gates)
-        store.models.promote(name, manifest.version, by=by, why=f"{why}: {said}" if why else f"trained with --auto: {said}")
+        # Over the champion that the gates were about, and no other.
+        because = f"{why}: {said}" if why else f"trained with --auto: {said}"
+        store.models.promote(name, manifest.version, by=by, why=because, over=champion or "")
     return Trained(manifest, report, gates, promote)
 
 
