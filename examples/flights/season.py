@@ -22,11 +22,12 @@ import polars as pl
 import tidemill as tm
 from tidemill.apps.examples.flights.labels import labelled
 from tidemill.backtest import Names
-from tidemill.backtest.labelled import prepare, split
 from tidemill.backtest.matrix import matrix
 from tidemill.backtest.metrics import METRICS, Blocks
-from tidemill.backtest.models import DEFAULTS, model_factory, predictions
+from tidemill.backtest.models import predictions
 from tidemill.definitions import resolve_features
+from tidemill.estimators import ESTIMATORS, estimator_factory
+from tidemill.labelled import prepare, split
 
 SERVICE = "delay_at_departure"
 SPLIT = "2013-10-01"
@@ -61,7 +62,7 @@ class Quarter:
 def auc(labels: Any, scores: Any) -> float:
     """How often a flight that was late has the higher score of two; float64 arrays, labels 0.0 and 1.0."""
     whole = Blocks(np.zeros(len(labels), dtype=np.int64), 1, "")
-    return float(METRICS["binary"]["auc"].of(labels, scores, whole).over(np.ones((1, 1)))[0])
+    return float(METRICS["classifier"]["auc"].of(labels, scores, whole).over(np.ones((1, 1)))[0])
 
 
 def scored(
@@ -69,7 +70,7 @@ def scored(
     frame: pl.DataFrame | None = None,
     *,
     freshness: Sequence[str] = ("1d", "0s"),
-    models: Sequence[str] = DEFAULTS["binary"],
+    models: Sequence[str] = ESTIMATORS["classifier"],
     where: str = SPLIT,
     every: int = EVERY,
 ) -> list[Quarter]:
@@ -85,7 +86,7 @@ def scored(
         x, y, of = features.values[: len(train)], rows.y[train], features.values[len(train) :]
         scores = {}
         for name in models:
-            scores[name], _ = predictions(name, model_factory(name, "binary", 0, store.env.project.directory), x, y, of, "binary")
+            scores[name], _ = predictions(name, estimator_factory(name, "classifier", store.env.project.directory), x, y, of, "classifier")
         quarters.append(Quarter(age, features.columns, x, y, of, rows.y[test], rows.at[test], rows.known[test], scores))
     return quarters
 

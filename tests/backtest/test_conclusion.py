@@ -16,7 +16,7 @@ Given = dict[str, tuple[float, float]]
 
 def made(points: Given, metric: str = "auc", base: float = 0.8) -> Backtest:
     """`points`: per freshness the difference to the freshest, and half its interval's width."""
-    task: Any = "binary" if metric in METRICS["binary"] else "regression"
+    kind: Any = "classifier" if metric in METRICS["classifier"] else "regressor"
     found = []
     for i, (age, (difference, half)) in enumerate(points.items()):
         less = Estimate(difference, difference - half, difference + half) if i else None
@@ -24,7 +24,7 @@ def made(points: Given, metric: str = "auc", base: float = 0.8) -> Backtest:
         found.append(
             Point(parse_duration(age), None, {"x": 0.0}, {"m": {metric: Score(Estimate(value, value - 0.01, value + 0.01), less)}})
         )
-    return Backtest("s", task, METRICS[task][metric], ("m",), tuple(found), {}, 0, 1, 1, 0, 0, None, "30 blocks of 1d", 0, {}, {})
+    return Backtest("s", kind, METRICS[kind][metric], ("m",), tuple(found), {}, 0, 1, 1, 0, 0, None, "30 blocks of 1d", 0, {}, {})
 
 
 FRESH = "m, s: fresh features reach AUC 0.800."

@@ -13,9 +13,9 @@ import pytest
 
 from tests.backtest.conftest import DEFINITIONS, Walk
 from tests.project import Folder
-from tidemill.backtest.labelled import Names, prepare, read_labelled, split
 from tidemill.definitions import FeatureSet, resolve_features
 from tidemill.errors import RequestError
+from tidemill.labelled import Names, prepare, read_labelled, split
 from tidemill.times import HOUR, to_micros
 
 
@@ -96,11 +96,11 @@ def test_a_label_that_the_features_read_is_refused(wanted: FeatureSet) -> None:
 
 def test_three_classes_are_a_regression_unless_somebody_says_two(wanted: FeatureSet) -> None:
     rows = [row(0, 0), row(1, 1), row(2, 2)]
-    assert prepare(rows, Names(), wanted).task == "regression"
-    assert prepare(FOUR, Names(), wanted).task == "binary"
-    assert prepare(FOUR, Names(), wanted, "regression").task == "regression"
+    assert prepare(rows, Names(), wanted).kind == "regressor"
+    assert prepare(FOUR, Names(), wanted).kind == "classifier"
+    assert prepare(FOUR, Names(), wanted, "regressor").kind == "regressor"
     with pytest.raises(RequestError, match="label holds 2: two classes are 0 and 1"):
-        prepare(rows, Names(), wanted, "binary")
+        prepare(rows, Names(), wanted, "classifier")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says_where_days_are_a
         loss = dice.normal(0, 1, days)[of] + dice.normal(0, 1, days * rows)
         for name, chosen in (("days", Blocks(of, days, "")), ("rows", by_rows)):
             resampled = (
-                METRICS["regression"]["mae"].of(np.zeros(len(of)), np.maximum(loss + 10, 0), chosen).over(draws(chosen.count, 300, 5))
+                METRICS["regressor"]["mae"].of(np.zeros(len(of)), np.maximum(loss + 10, 0), chosen).over(draws(chosen.count, 300, 5))
             )
             found = _estimate(0.0, resampled)
             assert found.low is not None

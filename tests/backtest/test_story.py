@@ -114,7 +114,7 @@ def test_single_features_another_metric_and_aged_values(project: Path, tmp_path:
         (["s", "--split", "2020-01-01"], 1, "no labelled row lies before the split"),
         (["s", "--split", "soon"], 1, "split is 'soon'"),
         (["nobody", "--split", "0.5"], 1, "there is no service, view, feature or on-demand feature 'nobody'"),
-        (["s", "--task", "both"], 2, "say binary or regression"),
+        (["s", "--kind", "both"], 2, "say binary or regression"),
         (["s", "--label", "won"], 1, "no column 'won', the label"),
         (["s", "--metric", "accuracy"], 1, "there is no metric 'accuracy' of two classes"),
         (["p", "--knowledge", "arrival"], 1, "source 'plain' has no arrival times"),

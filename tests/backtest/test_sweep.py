@@ -7,7 +7,7 @@ import pytest
 
 from tests.backtest.conftest import Walk
 from tidemill.backtest import Backtest, Names, Plan, backtest
-from tidemill.errors import NotFoundError, RequestError
+from tidemill.errors import ModelError, NotFoundError, RequestError
 
 LINEAR = Plan(split=0.7, models=["logistic_regression"], freshness=["6h", "0s", "10m", "1d"])
 
@@ -100,7 +100,7 @@ def test_both_models_of_scikit_learn_are_tried_unless_one_is_named(walked: Walk)
 def test_a_number_is_a_regression(walked: Walk) -> None:
     frame = walked.frame.with_columns(label=pl.col("label").cast(pl.Float64) * 2.5)
     found = backtest(walked.store, frame, "s", Plan(split=0.7, freshness=["0s", "1d"], models=["ridge"]))
-    assert found.task == "regression"
+    assert found.kind == "regressor"
     fresh, day = (p.scores["ridge"]["rmse"] for p in found.points)
     assert fresh.estimate.value < day.estimate.value - 0.2
     assert day.difference is not None
@@ -125,13 +125,13 @@ def test_columns_may_have_other_names_and_further_ones_are_kept_from_the_feature
         (Plan(split=0.7, freshness=["soon"]), "freshness: 'soon' is not a duration"),
         (Plan(split=0.7, metric="rmse"), "there is no metric 'rmse' of two classes"),
         (Plan(split=0.7, models=["logistc_regression"]), "did you mean 'logistic_regression'?"),
-        (Plan(split=0.7, models=["nowhere:make"]), "model 'nowhere:make' cannot be imported: ModuleNotFoundError"),
+        (Plan(split=0.7, models=["nowhere:make"]), "nowhere:make cannot be imported (No module named 'nowhere')"),
         (Plan(split=0.7, aged="both"), "aged is 'both'"),  # type: ignore[arg-type]
         (Plan(split=0.7, knowledge="all"), "knowledge is 'all'"),
     ],
 )
 def test_a_plan_that_means_nothing_is_refused(walked: Walk, plan: Plan, said: str) -> None:
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises((RequestError, ModelError)) as caught:
         backtest(walked.store, walked.frame, "s", plan)
     assert said in str(caught.value)
 

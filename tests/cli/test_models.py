@@ -108,7 +108,7 @@ def test_models_from_files_and_import_paths_are_registered_with_all_that_is_said
         ("train m --service s --rows nope.csv", 1, "cannot be read: No such file"),
         ("train m --service s --rows features.py", 1, "must end in .parquet, .csv or .jsonl"),
         (f"train m --service s --rows {LABELS}", 1, "no column 'label'"),
-        (f"train m --service s --rows {LABELS} --label late --model forest", 1, "there is no classifier 'forest'"),
+        (f"train m --service s --rows {LABELS} --label late --model forest", 1, "there is no model 'forest' of two classes"),
         (f"train m --service nope --rows {LABELS}", 1, "'nope'"),
     ],
 )

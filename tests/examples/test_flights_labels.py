@@ -13,8 +13,8 @@ from tidemill.apps.examples.flights.labels import labelled
 from tidemill.apps.examples.flights.make_logs import Delivery, arrivals, make_logs, read_flights
 from tidemill.apps.examples.flights.season import SERVICE, scored
 from tidemill.backtest import Names
-from tidemill.backtest.labelled import prepare
 from tidemill.definitions import resolve_features
+from tidemill.labelled import prepare
 
 FLIGHTS = Path(__file__).resolve().parents[2] / "examples" / "flights"
 #: Two weeks with good days and bad ones.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tidemill.backtest.labelled import Names, read_labelled
 from tidemill.backtest.result import Backtest, Estimate, Point, Score
 from tidemill.backtest.sweep import FRESHNESS, Plan, backtest
+from tidemill.labelled import Names, read_labelled
 
 __all__ = ["FRESHNESS", "Backtest", "Estimate", "Names", "Plan", "Point", "Score", "backtest", "read_labelled"]

@@ -11,7 +11,7 @@ def digits(metric: Metric, value: float) -> str:
     """A metric's value: three decimals, or four digits where it is large or small.
 
     >>> from tidemill.backtest.metrics import METRICS
-    >>> digits(METRICS["binary"]["auc"], 0.81461), digits(METRICS["regression"]["rmse"], 41.237)
+    >>> digits(METRICS["classifier"]["auc"], 0.81461), digits(METRICS["regressor"]["rmse"], 41.237)
     ('0.815', '41.24')
     """
     return f"{value:.3f}" if metric.name in ("auc", "log_loss", "brier") else f"{value:.4g}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from tidemill.backtest.labelled import Float64s
 from tidemill.errors import RequestError
+from tidemill.labelled import Float64s
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from tidemill.backtest.labelled import Float64s, Int64s, Task
+from tidemill.labelled import Float64s, Int64s
+from tidemill.models.manifest import Kind
 from tidemill.times import DAY, format_duration
 
 #: Blocks of a test period: at least so many days, else pieces of rows; and at most so many, else several days at a time.
@@ -127,13 +128,13 @@ def _log_loss(y: Float64s, p: Float64s, blocks: Blocks) -> Statistic:
     return _Mean(-np.log(np.where(y == 1, p, 1 - p)), blocks)
 
 
-METRICS: dict[Task, dict[str, Metric]] = {
-    "binary": {
+METRICS: dict[Kind, dict[str, Metric]] = {
+    "classifier": {
         "auc": Metric("auc", "AUC", True, _Pairs),
         "log_loss": Metric("log_loss", "log loss", False, _log_loss),
         "brier": Metric("brier", "Brier score", False, lambda y, p, b: _Mean((y - p) ** 2, b)),
     },
-    "regression": {
+    "regressor": {
         "rmse": Metric("rmse", "RMSE", False, lambda y, p, b: _Mean((y - p) ** 2, b, root=True)),
         "mae": Metric("mae", "MAE", False, lambda y, p, b: _Mean(np.abs(y - p), b)),
     },

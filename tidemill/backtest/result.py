@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tidemill.backtest.labelled import Task
 from tidemill.backtest.metrics import METRICS, Metric
+from tidemill.models.manifest import Kind
 from tidemill.times import DAY, format_duration, from_micros
 
 #: What is as old as a freshness says: see `Plan`.
@@ -77,7 +77,7 @@ class Backtest:
     """
 
     features: str
-    task: Task
+    kind: Kind
     metric: Metric
     models: tuple[str, ...]
     points: tuple[Point, ...]
@@ -127,7 +127,7 @@ class Backtest:
 
         return {
             "features": self.features,
-            "task": self.task,
+            "kind": self.kind,
             "metric": self.metric.name,
             "conclusion": self.conclusion,
             "conclusions": {model: conclusion(self, model) for model in self.models},
@@ -161,8 +161,8 @@ class Backtest:
 
     @property
     def metrics(self) -> list[Metric]:
-        """All metrics of the task, the one that is told first."""
-        return [self.metric, *(m for m in METRICS[self.task].values() if m is not self.metric)]
+        """All metrics of the kind, the one that is told first."""
+        return [self.metric, *(m for m in METRICS[self.kind].values() if m is not self.metric)]
 
     def save(self, directory: Path) -> list[Path]:
         """Write `index.html`, `freshness.png` and `backtest.json`; the files. Raises `RequestError` where they cannot be written."""

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tidemill.backtest.labelled import Float64s, Labelled, Names, Split, Task, prepare, split
 from tidemill.backtest.matrix import Matrix, matrix, nulls
 from tidemill.backtest.metrics import METRICS, Metric, Statistic, blocks, draws
-from tidemill.backtest.models import DEFAULTS, model_factory, predictions
+from tidemill.backtest.models import predictions
 from tidemill.backtest.result import COVERAGE, Aged, Backtest, Estimate, Point, Score
 from tidemill.client import Features, FeatureStore
 from tidemill.datasets import HistoricalFeatures
@@ -22,6 +21,9 @@ from tidemill.datasets.questions import TIMESTAMP, instants
 from tidemill.definitions import resolve_features
 from tidemill.definitions.names import suggestion
 from tidemill.errors import DefinitionError, RequestError
+from tidemill.estimators import ESTIMATORS, estimator_factory
+from tidemill.labelled import Float64s, Labelled, Names, Split, prepare, split
+from tidemill.models.manifest import Kind
 from tidemill.times import format_duration, parse_duration
 
 #: How old the newest event that the features know may be, where nobody says otherwise.
@@ -44,7 +46,7 @@ class Plan:
     freshness: Sequence[str] = FRESHNESS
     models: Sequence[str] | None = None
     metric: str | None = None
-    task: Task | None = None
+    kind: Kind | None = None
     knowledge: str | None = None
     aged: Aged = "events"
     names: Names = field(default_factory=Names)
@@ -69,10 +71,10 @@ def backtest(
         raise RequestError(f"aged is {plan.aged!r}: say events (newer ones are unknown) or values (they were computed that long before)")
     if plan.aged == "values" and TIMESTAMP in wanted.request:
         raise RequestError(f"{TIMESTAMP} is a request column of these features: aged values move it; say aged='events'")
-    rows = prepare(labelled, plan.names, wanted, plan.task)
-    metric = _metric(plan.metric, rows.task)
-    models = tuple(dict.fromkeys(plan.models or DEFAULTS[rows.task]))
-    factories = {name: model_factory(name, rows.task, plan.seed, store.env.project.directory) for name in models}
+    rows = prepare(labelled, plan.names, wanted, plan.kind)
+    metric = _metric(plan.metric, rows.kind)
+    models = tuple(dict.fromkeys(plan.models or ESTIMATORS[rows.kind]))
+    factories = {name: estimator_factory(name, rows.kind, store.env.project.directory, plan.seed) for name in models}
     where = split(rows, plan.split)
     # Training rows first, then test rows; what is used by neither is not asked for.
     asked = rows.asked[np.concatenate([where.train, where.test])]
@@ -91,7 +93,7 @@ def backtest(
         warned: dict[str, list[str]] = {}
         for name, factory in factories.items():
             progress("backtest", len(points) * (1 + len(models)) + 1 + len(scores), total)
-            predicted, said = predictions(name, factory, *held.sides(found), rows.task)
+            predicted, said = predictions(name, factory, *held.sides(found), rows.kind)
             scores[name] = held.scores(name, predicted)
             if said:
                 warned[name] = said
@@ -100,7 +102,7 @@ def backtest(
     progress("backtest", total, total)
     return Backtest(
         features=wanted.service or _named(features),
-        task=rows.task,
+        kind=rows.kind,
         metric=metric,
         models=models,
         points=tuple(points),
@@ -110,7 +112,7 @@ def backtest(
         test=len(where.test),
         unlabelled=rows.unlabelled,
         unknown_yet=where.unknown_yet,
-        positives=float(rows.y[where.test].mean()) if rows.task == "binary" else None,
+        positives=float(rows.y[where.test].mean()) if rows.kind == "classifier" else None,
         blocks=held.blocks.text,
         seed=plan.seed,
         left_out=left_out,
@@ -137,7 +139,7 @@ class _Held:
         self._train = len(where.train)
         self._y = rows.y[where.train]
         self._tested = rows.y[where.test]
-        self._metrics = METRICS[rows.task]
+        self._metrics = METRICS[rows.kind]
         self.blocks = blocks(rows.at[where.test])
         self._once = np.ones((1, self.blocks.count))
         self._drawn = draws(self.blocks.count, _RESAMPLED, seed)
@@ -184,12 +186,12 @@ def _ages(freshness: Sequence[str]) -> list[int]:
     return ages
 
 
-def _metric(name: str | None, task: Task) -> Metric:
-    metrics = METRICS[task]
+def _metric(name: str | None, kind: Kind) -> Metric:
+    metrics = METRICS[kind]
     if name is None:
         return next(iter(metrics.values()))
     if name not in metrics:
-        what = "two classes" if task == "binary" else "a regression"
+        what = "two classes" if kind == "classifier" else "a regression"
         raise RequestError(f"there is no metric {name!r} of {what}; {suggestion(name, metrics)}")
     return metrics[name]
 

@@ -48,8 +48,8 @@ def backtest(
         str | None,
         typer.Option("--metric", metavar="NAME", help="auc, log_loss or brier; of a regression rmse, mae."),
     ] = None,
-    task: Annotated[
-        str | None, typer.Option("--task", metavar="TASK", help="binary or regression. Default: what the labels look like.")
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="TASK", help="binary or regression. Default: what the labels look like.")
     ] = None,
     knowledge: Annotated[
         str | None, typer.Option("--knowledge", metavar="WHAT", help="arrival (what had arrived), or event_time (what had happened).")
@@ -72,7 +72,7 @@ def backtest(
 
     Models are trained on rows before the split whose label was known by then, and tested on the rows after it.
 
-    JSON: features, task, metric, conclusion, conclusions (by model), split, rows, positives, knowledge, interval, aged, seed, left_out,
+    JSON: features, kind, metric, conclusion, conclusions (by model), split, rows, positives, knowledge, interval, aged, seed, left_out,
     versions, files, and points: freshness, hypothetical, null_share, nulls (by feature), warnings, models (by model and metric: value,
     low, high, difference).
     """
@@ -81,13 +81,13 @@ def backtest(
     from tidemill.client import FeatureStore
     from tidemill.definitions import resolve_features
 
-    if task not in (None, "binary", "regression"):
-        raise typer.BadParameter(f"--task {task!r}: say binary or regression")
+    if kind not in (None, "classifier", "regressor"):
+        raise typer.BadParameter(f"--kind {kind!r}: say binary or regression")
     plan = Plan(
         split=split,
         freshness=[age.strip() for age in freshness.split(",") if age.strip()],
         metric=metric,
-        task=task,  # type: ignore[arg-type]  # one of the two
+        kind=kind,  # type: ignore[arg-type]  # one of the two
         knowledge=knowledge,
         aged=aged,  # type: ignore[arg-type]  # what it is not, the backtest says
         names=Names(timestamp, label, label_time),

@@ -43,7 +43,7 @@ def train(
     ] = "0.75",
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="NAME", help="logistic, linear, hist_gradient_boosting, or module:factory of your own."),
+        typer.Option("--model", metavar="NAME", help="logistic_regression, ridge, hist_gradient_boosting, or module:factory of your own."),
     ] = None,
     slices: Annotated[
         list[str] | None, typer.Option("--slice", metavar="COLUMN", help="Report by the values of this column; may be repeated.")
@@ -86,9 +86,9 @@ def train(
     """
     from tidemill.client import FeatureStore
     from tidemill.definitions import resolve_features
+    from tidemill.labelled import read_labelled
     from tidemill.models.training import Gates
     from tidemill.models.training import train as train_model
-    from tidemill.models.training.labelled import read_labelled
 
     store, out = FeatureStore(project_directory(project)), Output(json=json)
     frame = read_labelled(rows, resolve_features(service, store.env.definitions))

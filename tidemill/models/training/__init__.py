@@ -1,7 +1,7 @@
 """Training: a labelled frame becomes a candidate version with a report. Needs scikit-learn.
 
-`labelled` reads the frame and splits it by time, `estimators` makes models, `measures` says how good they are, `report` writes it
-down, `gates` decides about promoting without a person, `trainer` puts them together.
+`measures` says how good a model is, `report` writes it down, `gates` decides about promoting without a person, `trainer` puts them
+together. The frame, its split by time, and the estimators are the backtest's too: `tidemill.labelled`, `tidemill.estimators`.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ import polars as pl
 
 from tidemill.definitions import resolve_features
 from tidemill.errors import ModelError, TidemillError
+from tidemill.estimators import ESTIMATORS, estimator_factory, need_sklearn, takes_nulls
+from tidemill.labelled import Labelled, Names, Split, prepare, split
 from tidemill.models.journal import CHAMPION
 from tidemill.models.loaded import LoadedModel
 from tidemill.models.manifest import Fallback, Kind, Manifest
 from tidemill.models.meaning import features_of
 from tidemill.models.predictor import Matrix
-from tidemill.models.training.estimators import estimator, need_sklearn, takes_nulls
 from tidemill.models.training.gates import Gate, Gates, decide
-from tidemill.models.training.labelled import Labelled, Split, prepare, split
 from tidemill.models.training.measures import Measured, by_slice, measure
 from tidemill.models.training.report import Report, encode, markdown
 from tidemill.times import from_micros
@@ -67,7 +67,7 @@ def train(
     `frame`: keys, `event_timestamp`, request columns, `label` (0 and 1 or booleans, or numbers for a regression), and, if it says so,
     `label_time`, when each label became known; without it a label is known at its row's instant. Rows without a label are left out.
     `split_at`: an instant, or a fraction of the rows by time. Rows before it whose label was known before it are trained on, rows from it
-    on are tested on; the version is the model that was tested, not one trained again on everything. `model`: see `estimators`.
+    on are tested on; the version is the model that was tested, not one trained again on everything. `model`: see `tidemill.estimators`.
     `knowledge`, `freshness`: see `FeatureStore.get_historical_features`.
 
     Raises `RequestError` for a frame that cannot be used, `ModelError` for a model that cannot be kept, and what
@@ -75,9 +75,10 @@ def train(
     """
     need_sklearn()
     wanted = resolve_features(service, store.env.definitions)
-    rows = prepare(frame, wanted, label=label, label_time=label_time, slices=list(slices), kind=kind)
+    rows = prepare(frame, Names(label=label, label_time=label_time, slices=tuple(slices)), wanted, kind).by_time()
     parts = split(rows, split_at)
-    untrained = estimator(model, rows.kind, store.env.project.directory)
+    model = model or ESTIMATORS[rows.kind][0]
+    untrained = estimator_factory(model, rows.kind, store.env.project.directory)()
     progress("reading features", 0, 3)
     history = store.get_historical_features(rows.asked, service, knowledge=knowledge, freshness=freshness)
     columns = list(features_of(wanted))
@@ -108,7 +109,7 @@ def train(
         "model": name,
         "service": service,
         "kind": rows.kind,
-        "estimator": model or ("logistic" if rows.kind == "classifier" else "linear"),
+        "estimator": model,
         "split": from_micros(parts.at).isoformat(),
         "rows": {
             "train": len(parts.train),

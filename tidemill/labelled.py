@@ -1,10 +1,10 @@
-"""The labelled frame: what was asked about, when, what came of it, and when that became known."""
+"""The labelled frame: what was asked about, when, what came of it, and when that became known. For training and for the backtest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +13,24 @@ import polars as pl
 from tidemill.datasets.questions import TIMESTAMP, as_frame, instants, known_from
 from tidemill.definitions import FeatureSet
 from tidemill.errors import RequestError
+from tidemill.models.manifest import Kind
 from tidemill.times import from_micros, to_micros
 
-Task: TypeAlias = Literal["binary", "regression"]
 Int64s: TypeAlias = npt.NDArray[np.int64]
 Float64s: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The columns of a labelled frame that are neither keys nor request columns."""
+    """The columns of a labelled frame that are neither keys nor request columns.
+
+    `label_time`: None where a label is known at its row's own instant. `slices`: columns to report by.
+    """
 
     timestamp: str = TIMESTAMP
     label: str = "label"
-    label_time: str = "label_time"
+    label_time: str | None = "label_time"
+    slices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,22 @@ class Labelled:
     """The rows that have a label, in the frame's order.
 
     `asked`: keys, request columns and `event_timestamp`, and nothing that an answer must not see. `y` float64, `at` and `known` (the
-    instants of the question, and of the label) int64 UTC microseconds; all of shape (n,). `unlabelled`: rows left out for a null label.
+    instants of the question, and of the label) int64 UTC microseconds; all of shape (n,). `slices`: the columns to report by.
+    `unlabelled`: rows left out for a null label.
     """
 
     asked: pl.DataFrame
+    slices: pl.DataFrame
     y: Float64s
     at: Int64s
     known: Int64s
-    task: Task
+    kind: Kind
     unlabelled: int
+
+    def by_time(self) -> Labelled:
+        """The same rows in the order of their instants."""
+        order = np.argsort(self.at, kind="stable")
+        return Labelled(self.asked[order], self.slices[order], self.y[order], self.at[order], self.known[order], self.kind, self.unlabelled)
 
 
 def read_labelled(file: Path, wanted: FeatureSet) -> pl.DataFrame:
@@ -65,18 +76,19 @@ def read_labelled(file: Path, wanted: FeatureSet) -> pl.DataFrame:
     raise RequestError(f"{file}: the name of a labelled frame must end in .parquet, .csv or .jsonl")
 
 
-def prepare(given: Any, names: Names, wanted: FeatureSet, task: Task | None = None) -> Labelled:
-    """The frame, checked and taken apart. `task`: by default, what the labels look like.
+def prepare(given: Any, names: Names, wanted: FeatureSet, kind: Kind | None = None) -> Labelled:
+    """The frame, checked and taken apart. `kind`: by default, what the labels look like.
 
-    A row whose label is null (or NaN) is left out and counted. A label needs the time at which it became known, not before the question.
-    Raises `RequestError`.
+    A row whose label is null (or NaN) is left out and counted. A label is not known before the question. Raises `RequestError`.
     """
     frame = as_frame(given)
     row_columns = {**wanted.keys, **wanted.request}
-    for name, what in ((names.timestamp, "the instant of each row"), (names.label, "the label"), (names.label_time, _WHEN)):
+    telling = [names.label] if names.label_time is None else [names.label, names.label_time]
+    needed = {names.timestamp: "the instant of each row", names.label: "the label", **dict.fromkeys(names.slices, "to report by")}
+    for name, what in {**needed, **dict.fromkeys(telling[1:], _WHEN)}.items():
         if name not in frame.columns:
             raise RequestError(f"the labelled frame has no column {name!r}, {what}; it has {', '.join(frame.columns) or 'none'}")
-    for name in (names.label, names.label_time):
+    for name in telling:
         if name in row_columns:
             raise RequestError(
                 f"{name!r} is a column that the features read, and the one that tells the label: no request knows it; rename one of them"
@@ -88,8 +100,8 @@ def prepare(given: Any, names: Names, wanted: FeatureSet, task: Task | None = No
         raise RequestError(f"no row has a {names.label}: {len(frame):,} rows were given")
     asked = rows.select(*(n for n in frame.columns if n in row_columns and n != names.timestamp), pl.col(names.timestamp).alias(TIMESTAMP))
     at = instants(asked[TIMESTAMP]).to_numpy()
-    y, found = _labels(rows[names.label], names.label, task)
-    known = _known(rows[names.label_time], names.label_time)
+    y, found = _labels(rows[names.label], names.label, kind)
+    known = at if names.label_time is None else _known(rows[names.label_time], names.label_time)
     early = known < at
     if early.any():
         row = int(early.argmax())
@@ -98,22 +110,22 @@ def prepare(given: Any, names: Names, wanted: FeatureSet, task: Task | None = No
             f"{from_micros(int(at[row])).isoformat()} and {names.label_time} {from_micros(int(known[row])).isoformat()}: there is "
             f"nothing to predict; correct {names.label_time}, or drop these rows"
         )
-    return Labelled(asked, y, at, known, found, len(frame) - len(rows))
+    return Labelled(asked, rows.select(names.slices), y, at, known, found, len(frame) - len(rows))
 
 
 _WHEN = "the instant at which the label became known"
 
 
-def _labels(column: pl.Series, name: str, task: Task | None) -> tuple[Float64s, Task]:
+def _labels(column: pl.Series, name: str, kind: Kind | None) -> tuple[Float64s, Kind]:
     if not (column.dtype == pl.Boolean or column.dtype.is_numeric()):
         raise RequestError(f"{name} is a column of {column.dtype}: give booleans or 0 and 1 for two classes, or numbers for a regression")
     y = column.cast(pl.Float64).to_numpy()
     if not np.isfinite(y).all():
         raise RequestError(f"{name} holds {y[~np.isfinite(y)][0]}: give finite numbers, and null where there is no label")
     classes = bool(np.isin(y, (0.0, 1.0)).all())
-    if task == "binary" and not classes:
+    if kind == "classifier" and not classes:
         raise RequestError(f"{name} holds {y[~np.isin(y, (0.0, 1.0))][0]:g}: two classes are 0 and 1, or booleans")
-    return y, task or ("binary" if classes else "regression")
+    return y, kind or ("classifier" if classes else "regressor")
 
 
 def _known(column: pl.Series, name: str) -> Int64s:
@@ -143,7 +155,7 @@ def split(rows: Labelled, where: str | float) -> Split:
 
     >>> import polars as pl
     >>> hours = np.array([0, 1, 2, 3])
-    >>> rows = Labelled(pl.DataFrame(), np.array([0.0, 1, 0, 1]), hours, hours + np.array([0, 0, 5, 0]), "regression", 0)
+    >>> rows = Labelled(pl.DataFrame(), pl.DataFrame(), np.array([0.0, 1, 0, 1]), hours, hours + np.array([0, 0, 5, 0]), "regressor", 0)
     >>> split(rows, 0.75).train.tolist(), split(rows, 0.75).test.tolist(), split(rows, 0.75).unknown_yet
     ([0, 1], [3], 1)
     """
@@ -157,7 +169,7 @@ def split(rows: Labelled, where: str | float) -> Split:
         raise RequestError(f"no labelled row lies {side} the split, {shown}: they go from {first} to {last}; split between")
     if not len(found.train):
         raise RequestError(f"no label was known before the split, {shown}, of the {found.unknown_yet:,} rows asked before it: split later")
-    if rows.task == "binary":
+    if rows.kind == "classifier":
         for side, index in (("to train on", found.train), ("to test on", found.test)):
             if len(np.unique(rows.y[index])) == 1:
                 raise RequestError(
