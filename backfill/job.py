@@ -318,7 +318,7 @@ def _imported_before(
         elif content in partly:
             made = partly[content]
             raise ImportedBeforeError(
-                f"{file.name}: import {made.number} has some of the dates that are asked for, those {_dates(made)}: say --since and --until "
+                f"{file.name}: import {made.number} has some of the dates asked for, those {_dates(made)}: say --since and --until "
                 f"so that no date is in both"
             )
         elif file.name in named and _compared(source, request) == BY_TIME:

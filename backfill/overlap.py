@@ -42,8 +42,11 @@ class Kept:
 
 
 def place_of(source: Source) -> pl.Expr:
-    """The instant by which an event of a source is compared with the log's: when it arrived, if the source says so, else its own."""
-    return pl.coalesce(pl.col(source.arrival).cast(pl.Int64), "_time") if source.arrival is not None else pl.col("_time")
+    """The instant by which an event of a source is compared with the log's: when it arrived, if the source says so, else its own.
+
+    The column comes first, because files have it too; a topic's records need not, and have arrival times of their own.
+    """
+    return pl.coalesce(pl.col(source.arrival).cast(pl.Int64), "_arrival", "_time") if source.arrival is not None else pl.col("_time")
 
 
 def find_overlap(

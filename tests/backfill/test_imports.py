@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+import tidemill as tm
 from tests.backfill.world import AT, KEYS, START, WITH_ID, WITHOUT_ID, World, job, listing, make_events, plain, staging, write
 from tidemill.apps import load
 from tidemill.blocks import HISTORY
@@ -154,6 +155,15 @@ def test_by_time_arrivals_are_compared_where_the_source_has_them(tmp_path: Path)
     world.check(ALL[:2_000])
 
 
+def test_by_time_a_record_of_a_topic_without_the_arrival_column_is_compared_by_its_own_arrival() -> None:
+    source = tm.Source("s", schema={"at": tm.Timestamp}, timestamp="at", arrival="came", topic="s")
+    frame = pl.DataFrame(
+        {"came": [None, None, 30], "_arrival": [20, None, 25], "_time": [10, 10, 10]},
+        schema={"came": source.schema["came"].polars, "_arrival": pl.Int64, "_time": pl.Int64},
+    )
+    assert frame.select(overlap.place_of(source).alias("place"))["place"].to_list() == [20, 10, 30]
+
+
 def test_what_is_known_not_to_overlap_is_taken_whole(tmp_path: Path) -> None:
     world = World(tmp_path / "p", WITHOUT_ID)
     world.live(ALL[::2])
@@ -226,7 +236,7 @@ def test_a_file_of_which_some_dates_were_imported_is_not_skipped_as_if_all_were(
     world.live(ALL[2_000:])
     world.history("a.parquet", ALL[:2_000])
     world.backfill(until=START + 7 * DAY)
-    with pytest.raises(job.ImportedBeforeError, match=r"import 1 has some of the dates that are asked for, those before 2026-03-08"):
+    with pytest.raises(job.ImportedBeforeError, match=r"import 1 has some of the dates asked for, those before 2026-03-08"):
         world.backfill(skip_imported=True)
     world.backfill(since=START + 7 * DAY, skip_imported=True)
     world.check(ALL)
