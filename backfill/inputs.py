@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.errors import LogChangedError, LogError, TidemillError
-from tidemill.logs.bytestream import CompressedBytes
+from tidemill.logs.bytestream import CompressedBytes, MisnamedError
 from tidemill.logs.files import format_of
 
 #: What an estimate reads of a file of text.
@@ -36,14 +37,19 @@ class InputFile:
         """The file on this machine; of a bucket's, a copy for the time being. Raises `LogError`, `StoreError`."""
         if not self.name.startswith("s3://"):
             yield Path(self.name)
-            if _stamp(Path(self.name)) != (self.size, self.stamp):
-                raise LogChangedError(f"{self.name} has changed while it was read: let it be complete, then run this again")
+            self._unchanged(_stamp(Path(self.name)))
             return
         parts = urlsplit(self.name)
         with tempfile.TemporaryDirectory(prefix="tidemill-backfill-") as folder:
             path = Path(folder) / Path(parts.path).name
-            _bucket(parts.netloc).download(self.name.removeprefix(f"s3://{parts.netloc}/"), str(path))
+            bucket, key = _bucket(parts.netloc), self.name.removeprefix(f"s3://{parts.netloc}/")
+            bucket.download(key, str(path))
+            self._unchanged(bucket.stamp(key))  # else the digest of one content would stand for the events of another
             yield path
+
+    def _unchanged(self, found: tuple[int, str] | None) -> None:
+        if found != (self.size, self.stamp):
+            raise LogChangedError(f"{self.name} has changed while it was read: let it be complete, then run this again")
 
 
 def find_inputs(patterns: Sequence[str], base: Path, format: str | None = None) -> list[InputFile]:
@@ -99,21 +105,33 @@ def _bucket(name: str):  # type: ignore[no-untyped-def]  # the module is there w
 
 
 def _stamp(path: Path) -> tuple[int, str]:
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read: {error.strerror}") from error
     return stat.st_size, str(stat.st_mtime_ns)
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file. Raises `LogError`."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def estimated_records(file: InputFile, format: str | None = None) -> int | None:
-    """About how many records a file has: of Parquet exactly, of text by its beginning; None for what lies in a bucket."""
+    """About how many records a file has: of Parquet exactly, of text by its beginning; None for one in a bucket. Raises `LogError`."""
     if file.name.startswith("s3://"):
         return None
-    path = Path(file.name)
+    try:
+        return _estimated(file, Path(file.name), format)
+    except (OSError, pa.ArrowException, MisnamedError) as error:
+        raise LogError(f"{file.name}: cannot be read, or is not complete: {error}") from error
+
+
+def _estimated(file: InputFile, path: Path, format: str | None) -> int:
     kind, codec = format_of(path, format)
     if kind == "parquet":
         return int(pq.read_metadata(path).num_rows)

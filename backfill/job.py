@@ -30,10 +30,10 @@ from tidemill.logs.decode import Decoder
 from tidemill.offline.history import Import, ImportedFile, Part, create_import, import_folder, imports, iter_parts
 from tidemill.offline.store import read_json
 from tidemill.stable import digest
-from tidemill.times import BEGINNING
+from tidemill.times import BEGINNING, from_micros
 
 from .inputs import InputFile, content_digest, estimated_records, find_inputs
-from .overlap import BY_ID, BY_TIME, find_overlap, write_kept
+from .overlap import BY_ID, BY_TIME, NONE, find_overlap, write_kept
 from .staging import Bad, Staging, Stretch, count_letters
 
 #: Unless `--memory` and `--max-bad` say something else.
@@ -151,7 +151,7 @@ def import_files(
             return made, False, count_letters(env.offline, source.name, id)
     at = _begun(env, source.name, id, now)
     digests = _digests(env, source.name, id, files, request.width, progress)
-    skipped = _imported_before(imports(env.offline, source.name), files, digests, skip=request.skip_imported)
+    skipped = _imported_before(source, imports(env.offline, source.name), files, digests, request, skip=request.skip_imported)
     budget = request.budget
     staging = Staging(
         env.offline,
@@ -164,6 +164,7 @@ def import_files(
         request.bad,
         request.format,
         rows=max(LEAST_ROWS, min(MOST_ROWS, budget.rows // max(request.width, 1))),
+        bytes=max(request.memory - (300 << 20), 64 << 20) // (8 * request.width),
         threads=request.width,
         progress=None if progress is None else lambda done, total: progress(f"read {source.name}", done, total),
     )
@@ -201,7 +202,7 @@ def _commit(
     progress: Progress | None,
 ) -> tuple[Import | None, bool]:
     """Leave out what counts already, and create the manifest under the first number that is free."""
-    how = request.overlap or (BY_ID if source.event_id is not None else BY_TIME)
+    how = _compared(source, request)
     stretches = [s for each in staged for s in each.stretches if s.part is not None]
     parts = [s.part for s in stretches if s.part is not None]
     times = {s.part.key: (s.latest, s.arrived) for s in stretches if s.part is not None}
@@ -218,7 +219,7 @@ def _commit(
         for made in earlier:
             if made.id == id:
                 return made, False
-        _imported_before(earlier, [each.file for each in staged], [each.digest for each in staged], skip=False)
+        _imported_before(source, earlier, [each.file for each in staged], [each.digest for each in staged], request, skip=False)
         kept = find_overlap(env, source, parts, earlier, how, request.before, request.memory // 2)
         # Under names of this attempt: another process may leave out less, because it looked at the log earlier.
         folder = f"{import_folder(source.name, id)}/kept-{secrets.token_hex(4)}"
@@ -240,6 +241,9 @@ def _commit(
             max(arrived for _, arrived in newest),
             tuple(each.told() for each in staged),
             tuple(left),
+            request.since,
+            request.until,
+            kept.log_without_id,
         )
         if create_import(env.offline, source.name, made):
             return made, True
@@ -290,13 +294,38 @@ def _digests(env: Environment, source: str, id: str, files: Sequence[InputFile],
         return list(pool.map(of, range(len(files))))
 
 
-def _imported_before(earlier: Sequence[Import], files: Sequence[InputFile], digests: Sequence[str], *, skip: bool) -> set[int]:
-    """The numbers of the files that were imported before, if they may be; else raises `ImportedBeforeError`."""
-    seen = {file.digest: f"import {made.number} has it as {file.name}" for made in earlier for file in made.files}
+def _compared(source: Source, request: Request) -> str:
+    """How what counts already is found."""
+    return request.overlap or (BY_ID if source.event_id is not None else BY_TIME)
+
+
+def _imported_before(
+    source: Source, earlier: Sequence[Import], files: Sequence[InputFile], digests: Sequence[str], request: Request, *, skip: bool
+) -> set[int]:
+    """The numbers of the files that were imported before, if they may be; else raises `ImportedBeforeError`.
+
+    Imports of other dates say nothing. A file that has changed since is another one, and only ids can tell which of its events are new.
+    """
+    earlier = [made for made in earlier if not made.apart(request.since, request.until)]
+    whole = [made for made in earlier if made.covers(request.since, request.until)]
+    partly = {file.digest: made for made in earlier if made not in whole for file in made.files}
+    seen = {file.digest: f"import {made.number} has it as {file.name}" for made in whole for file in made.files}
+    named = {file.name: made.number for made in earlier for file in made.files}
     again: dict[int, str] = {}
     for number, (file, content) in enumerate(zip(files, digests, strict=True)):
         if content in seen:
             again[number] = seen[content]
+        elif content in partly:
+            made = partly[content]
+            raise ImportedBeforeError(
+                f"{file.name}: import {made.number} has some of the dates asked for, those {_dates(made)}: say --since and --until "
+                f"so that no date is in both"
+            )
+        elif file.name in named and _compared(source, request) == BY_TIME:
+            raise ImportedBeforeError(
+                f"{file.name}: import {named[file.name]} has a file of that name with other content, and nothing tells which of its events "
+                f"are new: put new events into files of their own, or give the source an event_id; or --overlap {NONE}, if none is in both"
+            )
         seen.setdefault(content, f"{file.name} is the same")
     if again and not skip:
         number, where = next(iter(again.items()))
@@ -305,3 +334,8 @@ def _imported_before(earlier: Sequence[Import], files: Sequence[InputFile], dige
             f"{files[number].name}: {where}{more}; every event would count twice: leave such files out, or say --skip-imported"
         )
     return set(again)
+
+
+def _dates(made: Import) -> str:
+    since = "" if made.since is None else f"from {from_micros(made.since).isoformat()} on"
+    return since + ("" if made.until is None else f"{' and ' if since else ''}before {from_micros(made.until).isoformat()}")

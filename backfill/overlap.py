@@ -17,7 +17,7 @@ from tidemill.definitions import Source
 from tidemill.environment import Environment
 from tidemill.errors import TidemillError
 from tidemill.offline.archive import archived_end, partitions
-from tidemill.offline.history import Import, Part, iter_parts
+from tidemill.offline.history import Import, Part, iter_parts, write_part
 from tidemill.times import from_micros
 
 BY_ID, BY_TIME, NONE = "by-id", "by-time", "none"
@@ -38,11 +38,15 @@ class Kept:
     left_out: int = 0
     repeated: int = 0
     without_id: int = 0
+    log_without_id: int = 0
 
 
 def place_of(source: Source) -> pl.Expr:
-    """The instant by which an event of a source is compared with the log's: when it arrived, if the source says so, else its own."""
-    return pl.coalesce(pl.col(source.arrival).cast(pl.Int64), "_time") if source.arrival is not None else pl.col("_time")
+    """The instant by which an event of a source is compared with the log's: when it arrived, if the source says so, else its own.
+
+    The column comes first, because files have it too; a topic's records need not, and have arrival times of their own.
+    """
+    return pl.coalesce(pl.col(source.arrival).cast(pl.Int64), "_arrival", "_time") if source.arrival is not None else pl.col("_time")
 
 
 def find_overlap(
@@ -111,7 +115,7 @@ def _by_id(env: Environment, source: Source, parts: Sequence[Part], earlier: Seq
     count += sum(archived_end(env.offline, source.name, p) for p in partitions(env.offline, source.name))
     shares = max(1, -(-count * (_ID_BYTES + 2 * int(wide)) // memory))
     dropped: list[list[pl.Series]] = [[] for _ in parts]
-    left_out = repeated = without = 0
+    left_out = repeated = without = seen = unknown = 0
     for share in range(shares):
         mine = pl.col(name).hash(1) % shares == share
 
@@ -119,7 +123,19 @@ def _by_id(env: Environment, source: Source, parts: Sequence[Part], earlier: Seq
             found = [f.select(name).filter(pl.col(name).is_not_null() & mine).to_series().unique() for f in frames]
             return pl.concat(found).unique() if found else pl.Series(name, [], dtype=types[name])
 
-        known = ids(logged_events(env, source, [name]))
+        def logged(share: int = share) -> Iterator[pl.DataFrame]:
+            nonlocal seen, unknown
+            for frame in logged_events(env, source, [name]):
+                if share == 0:
+                    seen, unknown = seen + len(frame), unknown + frame[name].null_count()
+                yield frame
+
+        known = ids(logged())
+        if seen and unknown == seen:
+            raise OverlapError(
+                f"none of the {seen:,} events in the log of {source.name!r} has {name!r}, as where the column was added later: by id "
+                f"nothing could be left out, and what is in both would count twice; use --overlap {BY_TIME}, or {NONE} if no event is"
+            )
         known = known.append(ids(frame for e in earlier for _, frame in iter_parts(env.offline, e.parts, types)))
         rows = _numbered(env, parts, types, name, mine)
         there = rows[name].is_in(known.implode())
@@ -130,7 +146,9 @@ def _by_id(env: Environment, source: Source, parts: Sequence[Part], earlier: Seq
     for part in parts:
         without += sum(frame[name].null_count() for _, frame in iter_parts(env.offline, (part,), types))
     whole = [pl.concat(rows).sort() if rows else None for rows in dropped]
-    return Kept(whole, None, left_out, repeated, without)
+    for made in earlier:
+        unknown += sum(frame[name].null_count() for _, frame in iter_parts(env.offline, made.parts, types))
+    return Kept(whole, None, left_out, repeated, without, unknown)
 
 
 def _numbered(env: Environment, parts: Sequence[Part], types: dict[str, pl.DataType], name: str, mine: pl.Expr) -> pl.DataFrame:
@@ -155,7 +173,6 @@ def write_kept(env: Environment, parts: Sequence[Part], kept: Kept, folder: str,
             frame = env.offline.read_frame(part.key).with_row_index("_row")
             frame = frame.filter(~pl.col("_row").is_in(rows.implode())).drop("_row")
             key = f"{folder}/{part.key.rpartition('/')[2]}"
-            env.offline.write_frame(key, frame)
-            out.append(Part(key, len(frame)))
+            out.append(write_part(env.offline, key, frame))
         report(part.rows)
     return out

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from tidemill.logs.base import RecordBatch
 from tidemill.logs.cursor import Cursor
 from tidemill.logs.decode import Decoder, raw_records
 from tidemill.logs.files import open_file
-from tidemill.offline.history import Part, import_folder
+from tidemill.offline.history import Part, import_folder, write_part
 from tidemill.offline.store import OfflineStore
 from tidemill.times import BEGINNING
 
@@ -54,14 +55,15 @@ class Bad:
         >>> Bad.parse("1%"), Bad.parse("100")
         (Bad(number=None, share=0.01), Bad(number=100, share=None))
         """
-        bad = cls(share=float(text[:-1]) / 100) if text.endswith("%") else cls(number=int(text))
+        bad = cls(share=float(Fraction(text[:-1]) / 100)) if text.endswith("%") else cls(number=int(text))
         if (bad.number or 0) < 0 or not 0 <= (bad.share or 0) <= 1:
             raise ValueError("a number of records, or a share from 0% to 100%")
         return bad
 
     def exceeded(self, dead: int, records: int) -> bool:
         """Whether so many are too many."""
-        return dead > self.number if self.number is not None else dead > (self.share or 0) * records
+        # The share as it was written: 0.29 * 100 is less than 29.
+        return dead > self.number if self.number is not None else dead > Fraction(str(self.share or 0)) * records
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ class Stretch:
 class Staging:
     """One import's parts, as they are made. `range`: event times [since, until), UTC microseconds, None: no bound. `at`: its instant.
 
-    An event that lies more than the source's `max_ahead` after `at` is a dead letter: it is no history, and would hide the present.
+    A part has at most `rows` records, and ends where its events are `bytes` or more. An event that lies more than the source's
+    `max_ahead` after `at` is a dead letter: it is no history, and would hide the present.
     """
 
     store: OfflineStore
@@ -101,6 +104,7 @@ class Staging:
     bad: Bad
     format: str | None = None
     rows: int = 262_144
+    bytes: int = 64 << 20
     threads: int = 2
     progress: Callable[[int, int], None] | None = None
 
@@ -173,29 +177,29 @@ class Staging:
         """The next stretch, and whether it is this process's."""
         frames: list[pl.DataFrame] = []
         letters: list[pl.DataFrame] = []
-        end, records, dead, outside, rows, last = start, 0, 0, 0, 0, False
-        while rows < self.rows:
+        end, records, dead, outside, rows, size, last = start, 0, 0, 0, 0, 0, False
+        while rows < self.rows and size < self.bytes:
             batch = cursor.read(self.rows - rows)
             if batch is None:
                 last = True
                 break
             events = self.decoder.decode(batch)
-            frame, beyond = self._in_time(events.frame, batch)
-            ahead = len(events.frame) - len(frame)
-            found = [events.dead.with_columns(view=pl.lit(None, pl.String)), *beyond]
-            inside = self._inside(frame)
-            outside += len(frame) - len(inside)
-            frames.append(inside)
-            letters += found + self._views(inside, batch)
-            end, rows = batch.end, rows + batch.end - batch.start
+            asked = self._inside(events.frame)
+            frame, beyond = self._in_time(asked, batch)
+            if len(frame):
+                frames.append(frame)
+            if len(events.dead):
+                letters.append(events.dead.with_columns(view=pl.lit(None, pl.String)))
+            letters += [*beyond, *self._views(frame, batch)]
+            end, rows, size = batch.end, rows + batch.end - batch.start, size + int(frame.estimated_size())
             records += len(events.frame) + len(events.dead)
-            dead += len(events.dead) + ahead
+            outside += len(events.frame) - len(asked)
+            dead += len(events.dead) + len(asked) - len(frame)
         name = f"{number:05d}-{start:012d}-{end:012d}"
         kept = pl.concat(frames) if frames else pl.DataFrame()
         part = None
         if len(kept):
-            part = Part(f"{self.folder}/{name}.parquet", len(kept))
-            self.store.write_frame(part.key, kept)
+            part = write_part(self.store, f"{self.folder}/{name}.parquet", kept)
         bad = pl.concat(letters, how="diagonal_relaxed") if letters else pl.DataFrame()
         if len(bad):
             shown = bad.with_columns(file=pl.lit(file.name)).select(pl.col(c).cast(t) for c, t in LETTERS.items())
@@ -262,13 +266,24 @@ class Staging:
 
 def letters_of(store: OfflineStore, source: str, id: str) -> pl.DataFrame:
     """The dead letters of an import: `file`, `offset` (the record's number in it), `reason`, `view`, `raw`."""
-    keys = store.list(f"{import_folder(source, id)}/dead")
+    keys = _letter_keys(store, import_folder(source, id))
     return store.read_frame(keys) if keys else pl.DataFrame(schema=LETTERS)
+
+
+def _letter_keys(store: OfflineStore, folder: str) -> list[str]:
+    """The files of letters that belong to stretches: a run that was killed, or came second, left others, of the same records."""
+    keys = []
+    for key in store.list(f"{folder}/dead"):
+        number, start, end = key.rpartition("/")[2].removesuffix(".parquet").split("-")
+        noted = store.read(f"{folder}/journal/{number}-{start}.json")
+        if noted is not None and msgspec.json.decode(noted, type=Stretch).end == int(end):
+            keys.append(key)
+    return keys
 
 
 def count_letters(store: OfflineStore, source: str, id: str) -> dict[str, int]:
     """How many dead letters an import has by reason, most frequent first."""
-    keys = store.list(f"{import_folder(source, id)}/dead")
+    keys = _letter_keys(store, import_folder(source, id))
     counts = store.read_frame(keys, ["reason"])["reason"].value_counts(sort=True).iter_rows() if keys else ()
     return dict(counts)
 

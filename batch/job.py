@@ -81,7 +81,8 @@ def run_source(
         for bundle in bundles if publishing else ():
             partials, report = Partials(env.offline, bundle), _of(progress, f"publish {bundle.id}")
             version = partials.latest()
-            filled = advance_history(env.online, env.offline, name, bundle, partials, version, applied.shards)
+            slots = _of(progress, f"import {bundle.id}")
+            filled = advance_history(env.online, env.offline, name, bundle, partials, version, applied.shards, slots)
             if filled is None:
                 filled = publish(env.online, bundle, partials, version, applied.shards, report, budget.published)
             published[bundle.id] = filled

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
-from tests.backfill.world import AT, START, WITH_ID, WITHOUT_ID, World, job, listing, make_events, plain, staging, write
+import tidemill as tm
+from tests.backfill.world import AT, KEYS, START, WITH_ID, WITHOUT_ID, World, job, listing, make_events, plain, staging, write
 from tidemill.apps import load
 from tidemill.blocks import HISTORY
 from tidemill.errors import LogError
+from tidemill.logs import parquet
+from tidemill.offline.archive import PLACE_COLUMNS
 from tidemill.offline.cuts import imports_of, latest_cut, read_cut
-from tidemill.offline.history import imports, iter_history, read_import
+from tidemill.offline.history import imports, iter_history, iter_parts, read_import, write_part
 from tidemill.offline.leases import Lease
 from tidemill.offline.partials import Partials
 from tidemill.times import DAY, HOUR, from_micros, to_micros
@@ -151,6 +155,15 @@ def test_by_time_arrivals_are_compared_where_the_source_has_them(tmp_path: Path)
     world.check(ALL[:2_000])
 
 
+def test_by_time_a_record_of_a_topic_without_the_arrival_column_is_compared_by_its_own_arrival() -> None:
+    source = tm.Source("s", schema={"at": tm.Timestamp}, timestamp="at", arrival="came", topic="s")
+    frame = pl.DataFrame(
+        {"came": [None, None, 30], "_arrival": [20, None, 25], "_time": [10, 10, 10]},
+        schema={"came": source.schema["came"].polars, "_arrival": pl.Int64, "_time": pl.Int64},
+    )
+    assert frame.select(overlap.place_of(source).alias("place"))["place"].to_list() == [20, 10, 30]
+
+
 def test_what_is_known_not_to_overlap_is_taken_whole(tmp_path: Path) -> None:
     world = World(tmp_path / "p", WITHOUT_ID)
     world.live(ALL[::2])
@@ -178,6 +191,75 @@ def test_the_same_command_again_does_nothing(world: World) -> None:
     again = world.backfill()
     assert (again.fresh, again.made.number, latest_cut(world.env.offline, "events")) == (False, 1, 1)
     world.check(ALL)
+
+
+def test_by_time_a_file_that_has_grown_since_it_was_imported_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path / "p", WITHOUT_ID)
+    world.live(ALL[2_000:])
+    world.history("a.jsonl", ALL[:500])
+    world.backfill()
+    world.history("a.jsonl", ALL[:600])
+    with pytest.raises(job.ImportedBeforeError, match=r"a\.jsonl: import 1 has a file of that name with other content"):
+        world.backfill()
+    world.check(ALL[:500] + ALL[2_000:])
+    world.history("a.jsonl", ALL[500:600])
+    world.backfill(overlap="none")
+    world.check(ALL[:600] + ALL[2_000:])
+
+
+def test_by_id_of_a_file_that_has_grown_the_new_events_count(world: World) -> None:
+    world.live(ALL[2_000:])
+    world.history("a.jsonl", ALL[:500])
+    world.backfill()
+    world.history("a.jsonl", ALL[:600])
+    assert world.backfill().made.left_out == 500
+    world.check(ALL[:600] + ALL[2_000:])
+
+
+@pytest.mark.parametrize("definitions", [WITH_ID, WITHOUT_ID])
+def test_the_same_file_may_be_imported_date_range_by_date_range(tmp_path: Path, definitions: str) -> None:
+    world = World(tmp_path / "p", definitions)
+    world.live(ALL[2_000:])
+    world.history("a.parquet", ALL[:2_000])
+    days = [START + 7 * DAY, START + 14 * DAY]
+    assert world.backfill(since=days[0], until=days[1]).made.events == 672
+    assert world.backfill(until=days[0]).made.events == 672
+    assert world.backfill(since=days[1]).made.events == 656
+    world.check(ALL)
+    with pytest.raises(job.ImportedBeforeError, match=r"those from 2026-03-15T00:00:00\+00:00 on: say --since and --until"):
+        world.backfill(since=days[0] + DAY, until=days[1] + DAY)
+    with pytest.raises(job.ImportedBeforeError, match="import 1 has it"):
+        world.backfill(since=days[0] + DAY, until=days[1])
+
+
+def test_a_file_of_which_some_dates_were_imported_is_not_skipped_as_if_all_were(world: World) -> None:
+    world.live(ALL[2_000:])
+    world.history("a.parquet", ALL[:2_000])
+    world.backfill(until=START + 7 * DAY)
+    with pytest.raises(job.ImportedBeforeError, match=r"import 1 has some of the dates asked for, those before 2026-03-08"):
+        world.backfill(skip_imported=True)
+    world.backfill(since=START + 7 * DAY, skip_imported=True)
+    world.check(ALL)
+
+
+def test_by_id_a_log_of_which_no_event_has_an_id_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path / "p", WITHOUT_ID.replace('"id": int, ', ""))
+    world.live(ALL[1_000:])
+    world.define(WITH_ID)
+    world.history("a.jsonl", ALL[:1_400])
+    with pytest.raises(overlap.OverlapError, match="none of the 2,000 events in the log of 'events' has 'id'"):
+        world.backfill()
+    assert world.backfill(overlap="by-time").made.events == 1_000
+    world.stream()
+    world.batch()
+    world.check(ALL)
+
+
+def test_events_of_the_log_without_an_id_are_told(world: World) -> None:
+    world.live([{**e, "id": None} for e in ALL[1_000:1_010]] + ALL[1_010:])
+    world.history("a.parquet", ALL[:1_000])
+    made = world.backfill().made
+    assert (made.without_id, made.log_without_id) == (0, 10)
 
 
 def test_only_the_dates_asked_for(world: World) -> None:
@@ -216,6 +298,84 @@ def test_an_event_from_after_the_import_is_no_history(world: World) -> None:
     result = world.backfill(bad=job.Bad.parse("1"))
     assert result.letters == {"at: after the moment of the import, so it is no history": 1}
     world.check([*ALL[:10], {**ALL[0], "id": 9_001}])
+
+
+def test_an_event_from_after_the_import_that_the_dates_leave_out_is_not_bad(world: World) -> None:
+    world.live(ALL[:10])
+    world.history("a.jsonl", [*ALL[20:60], *({"id": 9_000 + i, "k": "a", "x": 1.0, "at": to_micros("2199-01-01")} for i in range(50))])
+    made = world.backfill(until=to_micros("2198-01-01")).made
+    assert (made.events, made.files[0].dead, made.files[0].outside) == (40, 0, 50)
+
+
+@pytest.mark.parametrize(("share", "dead", "records"), [("29%", 29, 100), ("0.7%", 7, 1_000), ("1%", 1, 100), ("0%", 0, 10)])
+def test_a_share_that_is_just_reached_is_allowed(share: str, dead: int, records: int) -> None:
+    bad = job.Bad.parse(share)
+    assert not bad.exceeded(dead, records)
+    assert bad.exceeded(dead + 1, records)
+
+
+def test_letters_of_a_run_that_was_killed_count_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.live(ALL[200:300])
+    path = world.history("a.jsonl", ALL[:200])
+    path.write_text(path.read_text() + "\n" + "none\n" * 5)
+    create = world.env.offline.create
+
+    def killed(key: str, data: bytes) -> bool:
+        if "/journal/" in key:
+            raise KeyboardInterrupt
+        return create(key, data)
+
+    monkeypatch.setattr(job, "LEAST_ROWS", 50)
+    monkeypatch.setattr(job, "MOST_ROWS", 1_000)
+    monkeypatch.setattr(world.env.offline, "create", killed)
+    with pytest.raises(KeyboardInterrupt):
+        world.backfill(bad=job.Bad.parse("5"))
+    monkeypatch.setattr(world.env.offline, "create", create)
+    monkeypatch.setattr(job, "MOST_ROWS", 202)  # as other memory makes it
+    result = world.backfill(bad=job.Bad.parse("5"))
+    assert result.letters == {"not JSON": 5}
+    assert len(staging.letters_of(world.env.offline, "events", result.made.id)) == 5
+
+
+def test_a_part_ends_where_its_events_are_large(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_FIRST", 10)
+    monkeypatch.setattr(parquet, "_BYTES", 6_000)
+    wide = [{**e, "k": KEYS[e["id"] % 3], "note": "n" * 500} for e in ALL[:600]]
+    definitions = WITH_ID.replace('"k": str', '"k": str, "note": str')
+    wide_world = World(world.path.parent / "wide", definitions)
+    wide_world.live(ALL[2_000:])
+    frame = pl.DataFrame(wide).with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+    (wide_world.path / "history").mkdir()
+    frame.write_parquet(wide_world.path / "history" / "a.parquet", row_group_size=250)
+    budget = job.Staging
+
+    def small(*arguments: object, **options: object) -> object:
+        return budget(*arguments, **{**options, "bytes": 10_000})
+
+    monkeypatch.setattr(job, "Staging", small)
+    parts = wide_world.backfill().made.parts
+    assert max(part.rows for part in parts) <= 30, "of rows of 600 bytes"
+    assert sum(part.rows for part in parts) == 600
+    wide_world.check(ALL[:600] + ALL[2_000:])
+
+
+def test_numbers_of_any_size_come_back_from_a_part_as_they_were(world: World) -> None:
+    least, most = -(2**63), 2**63 - 1
+    frame = pl.DataFrame(
+        {
+            "n": [least, most, None, 0, most, least] * 50_000,
+            "x": [0.1, None, -1e300, 5e-324, 1.0, 2.0] * 50_000,
+            "s": ["", None, "é", "x" * 300, "a", "b"] * 50_000,
+            "b": [True, None, False] * 100_000,
+            "_offset": range(300_000),
+            "_time": [least // 32, most // 32, -1] * 100_000,
+            "_arrival": [None] * 300_000,
+        },
+        schema={"n": pl.Int64, "x": pl.Float64, "s": pl.String, "b": pl.Boolean, **PLACE_COLUMNS},
+    ).with_columns(at=pl.col("_time").cast(pl.Datetime("us", "UTC")))
+    part = write_part(world.env.offline, "history/events/x/00000.parquet", frame)
+    back = pl.concat(frame for _, frame in iter_parts(world.env.offline, (part,), rows=7_777))
+    assert_frame_equal(back, frame)
 
 
 def test_nothing_is_imported_where_nothing_is_left(world: World) -> None:

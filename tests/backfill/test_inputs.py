@@ -66,6 +66,44 @@ def test_a_file_that_changes_while_it_is_read_stops_the_run(tmp_path: Path) -> N
         write(path, ALL[:11])
 
 
+def test_a_file_in_a_bucket_that_changes_before_it_is_read_stops_the_run(tmp_path: Path, s3: S3Server) -> None:
+    client = s3.client()
+    key = f"changing {os.getpid()}/a.jsonl"
+    client.upload_file(str(write(tmp_path / "a.jsonl", ALL[:10])), BUCKET, key)
+    [file] = inputs.find_inputs([f"s3://{BUCKET}/{key}"], tmp_path)
+    with file.local() as path:
+        assert len(path.read_bytes()) == file.size
+    client.upload_file(str(write(tmp_path / "a.jsonl", ALL[10:20])), BUCKET, key)
+    client.close()
+    with pytest.raises(LogChangedError, match="has changed while it was read"), file.local():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.parquet", b"PAR1 and no more", "cannot be read"),
+        ("a.jsonl.gz", b"", "it is empty, so it is not gzip"),
+        ("a.jsonl.gz", b"hello", "cannot be read"),
+        ("a.csv.zst", b"hello", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named_before_anything_is_read(tmp_path: Path, name: str, data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    [file] = inputs.find_inputs([name], tmp_path)
+    with pytest.raises(LogError, match=said) as raised:
+        inputs.estimated_records(file)
+    assert name in str(raised.value)
+
+
+def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ALL[:10])
+    [file] = inputs.find_inputs(["a.jsonl"], tmp_path)
+    path.unlink()
+    with pytest.raises(LogError, match=r"a\.jsonl: cannot be read"), file.local() as local:
+        inputs.content_digest(local)
+
+
 def test_history_in_a_bucket(tmp_path: Path, s3: S3Server) -> None:
     world = World(tmp_path / "p")
     world.live(ALL[1_000:])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
+from decimal import Decimal
 from pathlib import Path
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -14,9 +17,10 @@ import pytest
 
 from tests.logs.contract import read_all
 from tidemill.errors import DefinitionError, LogError
+from tidemill.logs import parquet
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.decode import Decoder, Events
-from tidemill.logs.files import FileLog
+from tidemill.logs.files import FileLog, open_file
 from tidemill.times import MAX_TIME, MIN_TIME
 from tidemill.types import ColumnType
 
@@ -288,3 +292,45 @@ def test_a_parquet_row_becomes_json_in_the_dead_letters() -> None:
 def test_a_decoder_refuses_what_the_schema_does_not_have(schema: dict[str, str], named: dict[str, str], what: str) -> None:
     with pytest.raises(DefinitionError, match=what):
         Decoder({name: ColumnType(kind) for name, kind in schema.items()}, **named)  # type: ignore[arg-type]  # names only
+
+
+def test_a_decoded_batch_is_freed_at_once_and_not_when_the_garbage_collector_comes_by() -> None:
+    decoder = Decoder({"n": ColumnType("int"), "at": ColumnType("timestamp")}, timestamp="at")
+    payload = b'{"n": 1, "at": "1970-01-01"}\n' * 1_000
+    batch = RecordBatch(0, 0, 1_000, np.arange(1_000), payload)
+    decoder.decode(batch)
+    gc.collect()
+    gc.disable()
+    try:
+        decoder.decode(batch)
+        assert gc.collect() == 0, "a cycle keeps the frames of a batch alive"
+    finally:
+        gc.enable()
+
+
+def test_parquet_with_a_column_twice_or_of_256_bits_is_refused_by_name(tmp_path: Path) -> None:
+    at = pa.array([MICROS], pa.timestamp("us", "UTC"))
+    twice = pa.Table.from_arrays([at, pa.array([1]), pa.array([2])], names=["at", "n", "n"])
+    wide = pa.table({"at": at, "n": pa.array([Decimal(1)], pa.decimal256(50, 1))})
+    for name, table, said in (("twice", twice, "2 columns 'n'"), ("wide", wide, r"'n' is decimal256\(50, 1\)")):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(table, path)
+        with pytest.raises(LogError, match=said):
+            open_file(path, columns=["at", "n"], timestamp="at")
+        assert open_file(path, columns=["at"], timestamp="at").read(10) is not None
+
+
+def test_parquet_is_read_in_smaller_batches_where_its_rows_are_wide(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.parquet", 6_000
+    notes = [f"{i}" for i in range(3_000)] + [f"{i}" * 2_000 for i in range(3_000)]
+    pl.DataFrame({"n": range(rows), "note": notes}).write_parquet(path, row_group_size=rows)
+    with mock.patch.multiple(parquet, _BYTES=1 << 20, _ROWS=1_500):
+        cursor, sizes, seen = open_file(path), [], []
+        while (batch := cursor.read(rows)) is not None:
+            assert isinstance(batch.payload, pl.DataFrame)
+            sizes.append(int(batch.payload.estimated_size()))
+            seen += batch.payload["n"].to_list()
+    assert seen == list(range(rows))
+    assert max(sizes) > 3 << 20, "the first wide rows, which nobody expected"
+    assert len(sizes) > 10
+    assert max(sizes[4:]) < 3 << 20

@@ -17,7 +17,7 @@ import polars as pl
 
 from tidemill.applied import AppliedView
 from tidemill.audit.events import PARTITION
-from tidemill.audit.reads import Check, Positions
+from tidemill.audit.reads import IMPORTS, Check, Positions
 from tidemill.definitions.expressions import Filter
 from tidemill.kernel.bundle import ENTITY, Bundle
 from tidemill.kernel.table import OVERFLOW
@@ -159,7 +159,9 @@ def _runs(bundle: Bundle, checks: Sequence[Check], events: EntityEvents) -> Iter
 
 
 def _apart(one: Positions, other: Positions) -> int:
-    """How many records at most lie between two vectors of positions."""
+    """How many records at most lie between two vectors of positions. Imports are large: what was read before one is folded apart."""
+    if one.get(IMPORTS, 0) != other.get(IMPORTS, 0):
+        return _BETWEEN + 1
     return sum(abs(one.get(p, 0) - other.get(p, 0)) for p in {*one, *other})
 
 

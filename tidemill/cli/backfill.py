@@ -65,8 +65,8 @@ def backfill(
 
     With --engine spark, or batch.engine in tidemill.toml, Spark folds, imports too; files are read and compared here.
 
-    JSON: import (number, id, events, left_out, repeated, without_id, before, files), letters (reason to count), folded (as in batch; null
-    where a running batch job will do it), seconds. With --dry-run files, bytes, events, folder, imported, known, views.
+    JSON: import (number, id, events, left_out, repeated, without_id, log_without_id, before, files), letters (reason to count), folded
+    (as in batch; null where a running batch job will do it), seconds. With --dry-run files, bytes, events, folder, imported, known, views.
     """
     from tidemill.apps import load
     from tidemill.definitions.names import suggestion
@@ -204,5 +204,7 @@ def _imported(out: Output, result: Any) -> None:
                 out.say(f"  {number(count)} {what}")
         if made.without_id:
             out.warn(f"{counted(made.without_id, 'event')} without an id could not be compared with the log, and count")
+        if made.log_without_id:
+            out.warn(f"{counted(made.log_without_id, 'event')} of the log and of earlier imports have no id: what is in both counts twice")
     for reason, count in list(result.letters.items())[:_SHOWN]:
         out.say(f"  {counted(count, 'dead letter')}: {shortened(reason, 90)}")

@@ -116,12 +116,14 @@ class JsonColumns:
             return True
 
         def halve(part: Int64s) -> None:
-            if len(part) <= _LEAF:
-                slow.append(part)
-                return
-            for half in (part[: len(part) // 2], part[len(part) // 2 :]):
-                if not attempt(half):
-                    halve(half)
+            # Not by calling itself: such a function is a cycle, which would keep the batch until the garbage collector comes by.
+            waiting = [part]
+            while waiting:
+                part = waiting.pop()
+                if len(part) <= _LEAF:
+                    slow.append(part)
+                else:
+                    waiting += [half for half in (part[: len(part) // 2], part[len(part) // 2 :]) if not attempt(half)]
 
         if len(rows) <= _FEW:
             return good, rows

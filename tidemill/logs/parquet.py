@@ -14,11 +14,14 @@ from tidemill.errors import LogError
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.cursor import Place, Wanted
 
-_ROWS = 1 << 16
+#: Rows that are read at once, and about how many bytes of them; the first time, few: only rows that were read say how wide they are.
+_ROWS, _BYTES, _FIRST = 1 << 17, 8 << 20, 1 << 10
+#: What is read of a file at once: without it, the whole chunk of a column.
+_BUFFER = 1 << 20
 
 
 class ParquetCursor:
-    """Hands out frames with the file's own types; at most 64 Ki rows at once."""
+    """Hands out frames with the file's own types; at most 128 Ki rows at once, and fewer of wide ones."""
 
     def __init__(self, place: Place, ordinal: int, wanted: Wanted) -> None:
         self._place = place
@@ -27,7 +30,7 @@ class ParquetCursor:
         self.size = place.path.stat().st_size
         try:
             # Nanoseconds, the default, would wrap for years after 2262.
-            self._file = pq.ParquetFile(place.path, coerce_int96_timestamp_unit="us")
+            self._file = pq.ParquetFile(place.path, coerce_int96_timestamp_unit="us", buffer_size=_BUFFER)
         except (OSError, pa.ArrowException) as error:
             raise LogError(
                 f"{place.path}, at offset {place.first}: is not Parquet, or not complete ({error}); "
@@ -36,11 +39,21 @@ class ParquetCursor:
         names = self._file.schema_arrow.names
         wanted.check(place.path, names)
         self._columns = [name for name in names if wanted.columns is None or name in wanted.columns]
+        self._check_readable(names)
+        self._size = _FIRST
         groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self._ends = np.cumsum(np.array(groups, dtype=np.int64))
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._ahead: pa.RecordBatch | None = None
         self.skip(ordinal)
+
+    def _check_readable(self, names: list[str]) -> None:
+        """What Polars would not say so plainly, or panics at."""
+        for field in self._file.schema_arrow:
+            if field.name in self._columns and names.count(field.name) > 1:
+                raise LogError(f"{self._place.path}: there are {names.count(field.name)} columns {field.name!r}: give each its own name")
+            if field.name in self._columns and pa.types.is_decimal256(field.type):
+                raise LogError(f"{self._place.path}: column {field.name!r} is {field.type}, which is not read: write it as a double")
 
     def seal(self) -> None:
         """A Parquet file never grows."""
@@ -58,6 +71,7 @@ class ParquetCursor:
     def read(self, max_records: int) -> RecordBatch | None:
         try:
             rows = self._next()
+            self._fit(rows)
         except (OSError, pa.ArrowException) as error:
             raise LogError(f"{self._place.path}, after offset {self._place.first + self.ordinal}: cannot be read: {error}") from error
         if rows is None:
@@ -77,6 +91,14 @@ class ParquetCursor:
         frame = pl.DataFrame(pl.from_arrow(_in_utc(rows)))
         return RecordBatch(self._place.partition, start, self._place.first + self.ordinal, offsets, frame, broken=broken)
 
+    def _fit(self, rows: pa.RecordBatch | None) -> None:
+        """Read as many rows at once from here on as these allow; more only after the first, because to begin anew may cost a row group."""
+        if rows is None or (self._size == _FIRST and rows.num_rows < _FIRST):
+            return  # so few rows say little
+        fit = max(min(_BYTES * rows.num_rows // max(rows.nbytes, 1), _ROWS), 1)
+        if self._size == _FIRST or fit < self._size // 2:
+            self._size, self._batches = fit, None
+
     def _next(self) -> pa.RecordBatch | None:
         if self._ahead is not None:
             rows, self._ahead = self._ahead, None
@@ -86,7 +108,7 @@ class ParquetCursor:
             group = int(np.searchsorted(self._ends, self.ordinal, side="right"))
             inside = self.ordinal - (int(self._ends[group - 1]) if group else 0)
             groups = list(range(group, len(self._ends)))
-            self._batches = self._file.iter_batches(_ROWS, row_groups=groups, columns=self._columns, use_threads=False)
+            self._batches = self._file.iter_batches(self._size, row_groups=groups, columns=self._columns, use_threads=False)
         for rows in self._batches:
             if inside < rows.num_rows:
                 return rows.slice(inside)

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 
 import msgspec
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tidemill.errors import StoreError
 from tidemill.offline.archive import PLACE_COLUMNS, wanted_columns
-from tidemill.offline.store import OfflineStore
+from tidemill.offline.store import ROW_GROUP_ROWS, OfflineStore
 from tidemill.times import BEGINNING
 
 _NAME = re.compile(r"(\d{8,})\.json")
@@ -56,7 +58,9 @@ class Import:
 
     `at`: when it was made. `overlap`: how what is also in the log was found ("by-id", "by-time", "none"); `before`: the bound of
     "by-time". `left_out`: events that are in the log, or in an earlier import; `repeated`: events whose id came before in these files;
-    `without_id`: events that could not be compared. `latest`, `arrived`: the largest event and arrival time.
+    `without_id`: events that could not be compared; `log_without_id`: events of the log and of earlier imports that were
+    not compared.
+    `latest`, `arrived`: the largest event and arrival time. `since`, `until`: the event times [since, until) that were asked for.
     """
 
     number: int
@@ -72,6 +76,19 @@ class Import:
     arrived: int = BEGINNING
     files: tuple[ImportedFile, ...] = ()
     parts: tuple[Part, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    log_without_id: int = 0
+
+    def apart(self, since: int | None, until: int | None) -> bool:
+        """Whether no event time is both in this import's dates and in [since, until)."""
+        after = since is not None and self.until is not None and since >= self.until
+        return after or (until is not None and self.since is not None and until <= self.since)
+
+    def covers(self, since: int | None, until: int | None) -> bool:
+        """Whether every event time in [since, until) is in this import's dates."""
+        begins = self.since is None or (since is not None and since >= self.since)
+        return begins and (self.until is None or (until is not None and until <= self.until))
 
 
 def import_folder(source: str, id: str) -> str:
@@ -103,6 +120,26 @@ def imports(store: OfflineStore, source: str) -> list[Import]:
 def create_import(store: OfflineStore, source: str, made: Import) -> bool:
     """Make an import. False where its number is taken, and nothing happened: check it against that one, and take the next."""
     return store.create(_key(source, made.number), msgspec.json.encode(made))
+
+
+def write_part(store: OfflineStore, key: str, frame: pl.DataFrame) -> Part:
+    """Write events as a part. Numbers that hardly change from row to row, as times and places do, are stored as their differences.
+
+    With that a part takes less space than with a slow codec, and half the time to write and to read.
+    """
+    integers = [name for name, dtype in frame.schema.items() if dtype == pl.Int64 or isinstance(dtype, pl.Datetime)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        frame.to_arrow(),
+        sink,
+        compression="snappy",
+        row_group_size=ROW_GROUP_ROWS,
+        use_dictionary=[name for name, dtype in frame.schema.items() if dtype == pl.String],
+        column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED"),
+        write_statistics=integers,  # of texts they take as long as the rest
+    )
+    store.write(key, sink.getvalue().to_pybytes())
+    return Part(key, len(frame))
 
 
 def iter_parts(

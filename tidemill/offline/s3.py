@@ -141,6 +141,11 @@ class Bucket:
         found = self._head("look for", key)
         return None if found is None else int(found["ContentLength"])
 
+    def stamp(self, key: str) -> tuple[int, str] | None:
+        """What `objects` says of one object beside its key: its bytes, and a text that changes with the content; None: there is none."""
+        found = self._head("look for", key)
+        return None if found is None else (int(found["ContentLength"]), str(found["ETag"]))
+
     def delete(self, key: str) -> None:
         """Remove the object, if it is there."""
         with self._explained("delete", key):
