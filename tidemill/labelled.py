@@ -53,7 +53,8 @@ class Labelled:
     def by_time(self) -> Labelled:
         """The same rows in the order of their instants."""
         order = np.argsort(self.at, kind="stable")
-        return Labelled(self.asked[order], self.slices[order], self.y[order], self.at[order], self.known[order], self.kind, self.unlabelled)
+        slices = self.slices[order] if self.slices.width else self.slices
+        return Labelled(self.asked[order], slices, self.y[order], self.at[order], self.known[order], self.kind, self.unlabelled)
 
 
 def read_labelled(file: Path, wanted: FeatureSet) -> pl.DataFrame:
