@@ -1,6 +1,6 @@
 """All benchmarks, one after the other, in a table: `python -m benchmarks`, or `make bench`.
 
-Each runs in processes of its own, and never two at once, so that none is disturbed by what another left behind. Takes some minutes, and
+Each runs in processes of its own, and never two at once, so that none is disturbed by what another left behind. Takes most of an hour, and
 a machine that does nothing else.
 """
 
@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-BENCHMARKS = ("reads", "folds", "stream")
+BENCHMARKS = ("reads", "folds", "stream", "kafka", "freshness", "redis_reads", "datasets", "backfill", "score", "serve", "learner")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
