@@ -249,11 +249,13 @@ class Replay:
         self.project.mkdir(parents=True, exist_ok=True)
         for name in ("features.py", "tidemill.toml"):
             shutil.copy(PROJECT / name, self.project / name)
+        settings = self.project / "tidemill.toml"
+        settings.write_text(settings.read_text().replace("[log]", '[log]\nevery = "100ms"'))  # a day goes by in a tenth of a second
         self.logs: GrowingLogs
         if servers is None:
             self.logs = GrowingFiles(made, self.project / "data", plan.hours * HOUR, torn=plan.torn)
         else:
-            _use(servers, self.project / "tidemill.toml")
+            _use(servers, settings)
             self.logs = GrowingTopics(made, servers.brokers, plan.hours * HOUR)
         env = Environment.load(self.project)
         if servers is not None:
@@ -363,7 +365,6 @@ def _use(servers: Servers, settings: Path) -> None:
     for line, instead in (
         ('url = "sqlite:///.tidemill/online.db"', f'url = "{servers.online}"'),
         ("[stream]", f'[stream]\nbrokers = "{servers.brokers}"'),
-        ("[log]", '[log]\nevery = "100ms"'),  # a day goes by in a tenth of a second
     ):
         assert line in text, f"{settings} has no line {line}"
         text = text.replace(line, instead)

@@ -76,5 +76,5 @@ def _logs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("number", range(4))
 def test_every_logged_read_is_equal_in_any_weather(number: int) -> None:
     before = Audited.compared
-    run_machine(Audited, 40, 500 + number)
+    run_machine(Audited, 20, 500 + number)
     assert Audited.compared > before + 1_000

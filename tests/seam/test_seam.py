@@ -583,12 +583,12 @@ def run_machine(machine: Any, examples: int, number: int, *, shrink: bool = True
 
 @pytest.mark.parametrize("number", range(8))
 def test_every_read_equals_the_oracle_in_any_weather(number: int) -> None:
-    run_machine(Seam, 100, number)
+    run_machine(Seam, 64, number)
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_every_read_equals_the_oracle_in_any_weather_on_sqlite(number: int) -> None:
-    run_machine(SeamOnSqlite, 50, 100 + number)
+    run_machine(SeamOnSqlite, 32, 100 + number)
 
 
 @pytest.mark.soak
