@@ -42,7 +42,7 @@ async def run(url: str, bodies: list[bytes], rate: float, seconds: float, connec
     host, port = parts.hostname or "", parts.port or 80
     head = f"POST {parts.path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: "
     requests = [head.encode() + str(len(body)).encode() + b"\r\n\r\n" + body for body in bodies]
-    free: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
+    free: asyncio.Queue[Connection] = asyncio.Queue()  # in turns: many callers, not one that holds on to its last connection
     for _ in range(connections):
         connection = Connection(host, port)
         await connection.ask(requests[0])  # connected, and warm

@@ -81,10 +81,11 @@ def measure(name: str, server: tuple[str, int], requests: list[dict[str, Any]], 
 
 
 @contextmanager
-def tidemill_server(project: Path) -> Iterator[tuple[str, int]]:
+def tidemill_server(project: Path, threads: int) -> Iterator[tuple[str, int]]:
     """The address of `tidemill serve`, and its process."""
     run = "from tidemill.cli import main; main()"
     command = [sys.executable, "-c", run, "serve", "--project", str(project), "--port", "0", "--workers", str(WORKERS), "--json"]
+    command += ["--threads", str(threads)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
     try:
         assert server.stdout is not None
@@ -139,7 +140,9 @@ def main() -> None:
     """Print a line for each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=10.0)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--threads", type=int, default=2, help="of `tidemill serve`; 0: reads in the event loop")
+    given = parser.parse_args()
+    seconds = given.seconds
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as name:
         folder = Path(name)
         server = RedisServer(folder / "redis")
@@ -152,7 +155,7 @@ def main() -> None:
                 client.flushall()
             at = from_micros(prepare(folder / "project", entities=ENTITIES, online=f"{server.url}?prefix=tm")).isoformat()
             train(folder / "project")
-            with tidemill_server(folder / "project") as (url, pid):
+            with tidemill_server(folder / "project", given.threads) as (url, pid):
                 asked = [{"features": "model", "entity_rows": row, "at": at} for row in rows]
                 ours = measure("tidemill serve, 25 features", (f"{url}/v1/features", pid), asked, folder, seconds)
                 asked = [{"model": "model", "entity_rows": row, "at": at} for row in rows]

@@ -16,6 +16,7 @@ What each label came to is counted when no prediction can want it any more: see 
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -95,7 +96,9 @@ class Joiner:
     last: tuple[int, str] = (BEGINNING, "")
     #: The last one that had been closed by whoever made the model that this began with: it knows what came of that and of all before.
     begun: tuple[int, str] = (BEGINNING, "")
+    #: In order; those before `_head` are being closed.
     _pending: list[Prediction] = field(default_factory=list)
+    _head: int = 0
     _ids: set[str] = field(default_factory=set)
     _labels: dict[str, list[_Held]] = field(default_factory=dict)
     _expiring: list[tuple[int, int, str]] = field(default_factory=list)
@@ -106,7 +109,7 @@ class Joiner:
     @property
     def waiting(self) -> int:
         """How many predictions wait for their horizon."""
-        return len(self._pending)
+        return len(self._pending) - self._head
 
     @property
     def watermark(self) -> int:
@@ -121,7 +124,11 @@ class Joiner:
             self.counts["late_predictions"] += 1
         else:
             self._ids.add(prediction.id)
-            heapq.heappush(self._pending, prediction)
+            pending = self._pending
+            if not pending or pending[-1] < prediction:  # as usual: they are logged in the order of their instants
+                pending.append(prediction)
+            else:
+                insort(pending, prediction, lo=self._head)
 
     def labelled(self, partition: int, label: Label) -> None:
         """Take the next label of a partition of the log."""
@@ -135,21 +142,26 @@ class Joiner:
     def closed(self) -> Iterator[Example]:
         """The predictions that can be closed now, in order. Take all of them, or stop: the rest comes the next time."""
         watermark, horizon, pending = self.watermark, self.horizon, self._pending
-        while pending and pending[0].at + horizon < watermark:
-            prediction = heapq.heappop(pending)
-            at, key = prediction.at, prediction.key
-            # Not the watermark: whoever stops here has closed no more than this.
-            self.frontier, self.last = at + horizon, (at, prediction.id)
-            held = self._labels.get(key)
-            best = None if held is None else self._best(at, held)
-            value, number = (None, None) if best is None else (best.value, best.number)
-            closed = _Closed(at, prediction.id, value, number)
-            if key in self._closed:
-                self._closed[key].append(closed)
-            else:
-                self._closed[key] = [closed]
-            self._forgetting.append((at + 4 * horizon, prediction.id, key))
-            yield Example(prediction, value)
+        try:
+            while self._head < len(pending) and pending[self._head].at + horizon < watermark:
+                prediction = pending[self._head]
+                self._head += 1
+                at, key = prediction.at, prediction.key
+                # Not the watermark: whoever stops here has closed no more than this.
+                self.frontier, self.last = at + horizon, (at, prediction.id)
+                held = self._labels.get(key)
+                best = None if held is None else self._best(at, held)
+                value, number = (None, None) if best is None else (best.value, best.number)
+                closed = _Closed(at, prediction.id, value, number)
+                if key in self._closed:
+                    self._closed[key].append(closed)
+                else:
+                    self._closed[key] = [closed]
+                self._forgetting.append((at + 4 * horizon, prediction.id, key))
+                yield Example(prediction, value)
+        finally:
+            del pending[: self._head]
+            self._head = 0
         self.frontier = max(self.frontier, watermark)
         self._expire(watermark)
 
@@ -211,7 +223,7 @@ class Joiner:
             "last": self.last,
             "begun": self.begun,
             "number": self._number,
-            "pending": self._pending,
+            "pending": self._pending[self._head :],
             "labels": self._labels,
             "closed": self._closed,
         }
@@ -230,7 +242,7 @@ class Joiner:
             self._expiring += [(h.known + self.horizon, h.number, key) for h in self._labels[key]]
         for key, some in state["closed"].items():
             self._closed[key] = [_Closed(*c) for c in some]
-        heapq.heapify(self._pending)
+        self._pending.sort()
         heapq.heapify(self._expiring)
         # As they were closed: in order.
         closed = sorted((c.at, c.id, key) for key, some in self._closed.items() for c in some)
