@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -255,16 +254,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return None if value != value else value + 0.0  # only NaN differs from itself
     return to_micros(value) if isinstance(value, dt.datetime) else value
-
-
-def identical(a: Any, b: Any) -> bool:
-    """Whether two answers are the same in type and in every bit: 1 is not 1.0, and 0.0 is not -0.0.
-
-    >>> identical(0.0, -0.0), identical([1], [1]), identical(True, 1)
-    (False, True, False)
-    """
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(identical, a, b))
-    return struct.pack("<d", a) == struct.pack("<d", b) if isinstance(a, float) else bool(a == b)

@@ -8,61 +8,27 @@ that is not ok, by its place), `score`, `outcome` (ok, degraded, fallback) and `
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
 from tidemill.answers import OK
-from tidemill.journals import Counts, Journal
-from tidemill.offline.store import OfflineStore
-from tidemill.read_log import log_seconds, log_store
+from tidemill.read_log import ShareLog
 
 if TYPE_CHECKING:
-    from tidemill.environment import Environment
     from tidemill.models.scores import Scores
 
 #: The journal's name.
 PREDICTIONS = "predictions"
 
 
-class PredictionLog:
-    """Notes a share of the scoring answers, `rate` from 0 to 1, in a journal, as `tidemill.read_log.ReadLog` does reads."""
+class PredictionLog(ShareLog):
+    """Of scoring answers: for `tidemill learn`, and for whoever looks back."""
 
-    def __init__(
-        self,
-        store: OfflineStore,
-        rate: float = 1.0,
-        *,
-        most: int = 20_000,
-        seconds: float = 10.0,
-        choose: Any = random.random,
-        journal: Journal | None = None,
-    ) -> None:
-        self.rate = rate
-        self._choose = choose
-        self._journal = journal or Journal(store, PREDICTIONS, most=most, seconds=seconds)
-
-    @classmethod
-    def of(cls, env: Environment) -> PredictionLog | None:
-        """What [log] of tidemill.toml asks for; None where it asks for no predictions."""
-        rate = env.project.settings.get("log", {}).get("predictions", 0)
-        return cls(log_store(env), float(rate), seconds=log_seconds(env)) if rate else None
-
-    @property
-    def counts(self) -> Counts:
-        """What became of the entries so far."""
-        return self._journal.counts
-
-    def flush(self) -> bool:
-        """Write what waits now; whether it is written."""
-        return self._journal.flush()
-
-    def close(self) -> Counts:
-        """Write what waits, and end."""
-        return self._journal.close()
+    name = PREDICTIONS
+    most = 20_000
 
     def offer(self, scores: Scores) -> None:
         """Note an answer, if the dice say so."""
-        if self.rate < 1 and self._choose() >= self.rate:
+        if not self.chosen():
             return
         manifest, features = scores.manifest, scores.features
         # Copies: the lists are the caller's from now on.

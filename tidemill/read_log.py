@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from tidemill.answers import AsOf, OnlineFeatures, ViewAnswer
 from tidemill.errors import DefinitionError
@@ -28,33 +28,41 @@ if TYPE_CHECKING:
 READS = "reads"
 
 
-class ReadLog:
+class ShareLog:
     """Notes a share of the answers, `rate` from 0 to 1, in a journal. Costs a request a few microseconds, and never makes it wait.
 
-    `most`: so many rows may wait to be written; what comes then is dropped and counted. `choose` gives numbers of [0, 1).
+    `most`: so many rows may wait to be written (default: the kind's own); what comes then is dropped and counted. An entry waits at most
+    `seconds` for its file. `choose` gives numbers of [0, 1). Raises `DefinitionError` for a rate that is none.
     """
+
+    #: The journal's name, which [log] of tidemill.toml knows its share by, and how many rows may wait.
+    name: ClassVar[str]
+    most: ClassVar[int]
 
     def __init__(
         self,
         store: OfflineStore,
         rate: float = 1.0,
         *,
-        most: int = 5_000,
+        most: int | None = None,
         seconds: float = 10.0,
         choose: Any = random.random,
         journal: Journal | None = None,
     ) -> None:
         if not 0 <= rate <= 1:
-            raise DefinitionError(f"the read log's rate is the share of reads to note, from 0 to 1; got {rate!r}")
+            raise DefinitionError(f"the log's rate is the share of {self.name} to note, from 0 to 1; got {rate!r}")
         self.rate = rate
         self._choose = choose
-        self._journal = journal or Journal(store, READS, most=most, seconds=seconds)
+        self._journal = journal or Journal(store, self.name, most=self.most if most is None else most, seconds=seconds)
 
     @classmethod
-    def of(cls, env: Environment) -> ReadLog | None:
-        """What [log] of tidemill.toml asks for; None where it asks for no reads."""
-        rate = env.project.settings.get("log", {}).get("reads", 0)
-        return cls(log_store(env), float(rate), seconds=log_seconds(env)) if rate else None
+    def of(cls, env: Environment) -> Self | None:
+        """What [log] of tidemill.toml asks for; None where it asks for nothing."""
+        settings = env.project.settings.get("log", {})
+        rate = float(settings.get(cls.name, 0))
+        if not rate:
+            return None
+        return cls(log_store(env), rate, seconds=parse_duration(str(settings.get("every", "10s"))) / SECOND)
 
     @property
     def counts(self) -> Counts:
@@ -69,9 +77,20 @@ class ReadLog:
         """Write what waits, and end."""
         return self._journal.close()
 
+    def chosen(self) -> bool:
+        """Whether the dice say that this answer is noted."""
+        return self.rate >= 1 or self._choose() < self.rate
+
+
+class ReadLog(ShareLog):
+    """Of reads: for `tidemill audit`."""
+
+    name = READS
+    most = 5_000
+
     def offer(self, answer: OnlineFeatures, stored: Mapping[str, Sequence[Any]], wanted: FeatureSet, version: int) -> None:
         """Note an answer, if the dice say so. `stored` has the values of all stored features read, row by row."""
-        if self.rate < 1 and self._choose() >= self.rate:
+        if not self.chosen():
             return
         # Copies: the lists are the caller's from now on.
         columns = {n: list(answer.columns[n]) for n in (*wanted.keys, *wanted.request)}
@@ -101,11 +120,6 @@ def log_store(env: Environment) -> OfflineStore:
     """Where journals lie: [log] directory in tidemill.toml, a path or an s3:// URL; else the offline store."""
     url = env.project.settings.get("log", {}).get("directory")
     return env.offline if url is None else OfflineStore.open(str(url), base=env.project.directory)
-
-
-def log_seconds(env: Environment) -> float:
-    """How long an entry may wait for its file: [log] every in tidemill.toml."""
-    return parse_duration(str(env.project.settings.get("log", {}).get("every", "10s"))) / SECOND
 
 
 def _statuses(as_of: AsOf) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -174,3 +175,16 @@ def _filter(where: str, schema: Mapping[str, ColumnType]) -> Callable[[Event], b
         return bool(frame.select(mask.mask(frame)).item())
 
     return passes
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Whether two values are the same in type and in every bit: 1 is not 1.0, and 0.0 is not -0.0.
+
+    >>> identical(0.0, -0.0), identical([1], [1]), identical(True, 1)
+    (False, True, False)
+    """
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return struct.pack("<d", a) == struct.pack("<d", b) if isinstance(a, float) else bool(a == b)

@@ -26,12 +26,13 @@ import polars as pl
 import tidemill as tm
 from tidemill.apps.examples.flights.labels import labelled
 from tidemill.apps.examples.flights.replay import Replay, Told
-from tidemill.apps.examples.flights.season import auc
 from tidemill.definitions import resolve_features
 from tidemill.errors import TidemillError
 from tidemill.journals import entries, journal_files
 from tidemill.journals.reader import read_file
+from tidemill.measures import measure
 from tidemill.prediction_log import PREDICTIONS
+from tidemill.testing import identical
 from tidemill.times import BEGINNING, HOUR, from_micros, to_micros
 
 MODEL, SERVICE = "delay", "delay_at_departure"
@@ -99,7 +100,7 @@ class Scored:
 
     flights: int
     unscored: int
-    auc: float
+    auc: float | None
     versions: int
     learned: int
     features: int
@@ -231,7 +232,7 @@ class Season:
         return Scored(
             flights=len(told),
             unscored=told.filter(pl.col("status") == "fallback").height,
-            auc=auc(labels.filter(flown).cast(pl.Float64).to_numpy(), asked["score"].to_numpy()),
+            auc=measure("classifier", labels.filter(flown).cast(pl.Float64).to_numpy(), asked["score"].to_numpy())["auc"],
             versions=told["version"].n_unique(),
             learned=learned["counts"]["learned"],
             features=len(self._vectors()[0]) * len(told),
@@ -257,7 +258,7 @@ class Season:
             f"{name} of {row} at {from_micros(at)}: {served!r} was served, and a training set has {value!r}"
             for (at, row, x), values in zip(vectors, right.iter_rows(), strict=True)
             for name, served, value in zip(names, x, values, strict=True)
-            if json.dumps(served) != json.dumps(value)
+            if not identical(served, value)
         ]
 
     def _wait_until_logged(self, count: int) -> None:

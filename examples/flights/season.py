@@ -22,12 +22,12 @@ import polars as pl
 import tidemill as tm
 from tidemill.apps.examples.flights.labels import labelled
 from tidemill.backtest import Names
-from tidemill.backtest.matrix import matrix
-from tidemill.backtest.metrics import METRICS, Blocks
 from tidemill.backtest.models import predictions
 from tidemill.definitions import resolve_features
 from tidemill.estimators import ESTIMATORS, estimator_factory
 from tidemill.labelled import prepare, split
+from tidemill.matrix import matrix
+from tidemill.measures import measure
 
 SERVICE = "delay_at_departure"
 SPLIT = "2013-10-01"
@@ -56,13 +56,9 @@ class Quarter:
 
     def auc(self, scores: Any) -> float:
         """Of any finite scores of the flights asked about."""
-        return auc(self.told, scores)
-
-
-def auc(labels: Any, scores: Any) -> float:
-    """How often a flight that was late has the higher score of two; float64 arrays, labels 0.0 and 1.0."""
-    whole = Blocks(np.zeros(len(labels), dtype=np.int64), 1, "")
-    return float(METRICS["classifier"]["auc"].of(labels, scores, whole).over(np.ones((1, 1)))[0])
+        found = measure("classifier", self.told, scores)["auc"]
+        assert found is not None, "a quarter has flights that were late, and flights that were not"
+        return found
 
 
 def scored(

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from tests.aggregations.cases import CASES, VIEW_FILTER, Case, bundle, passes_view_filter
 from tests.aggregations.weather import Cells, entities, of, read, select, stored, streamed
-from tests.strategies import NOW, Log, cut_vectors, edges, event, examples, horizons, identical, logs, windows
+from tests.strategies import NOW, Log, cut_vectors, edges, event, examples, horizons, logs, windows
 from tidemill.aggregations import aggregation_from_spec
 from tidemill.blocks import vector_of
 from tidemill.kernel import packed
 from tidemill.kernel.bundle import Bundle
 from tidemill.kernel.table import Table
 from tidemill.online.base import EMPTY_CELL, Cell
+from tidemill.testing import identical
 from tidemill.times import HOUR, MIN_TIME, SECOND, Window
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

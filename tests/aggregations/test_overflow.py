@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tidemill.aggregations as ta
-from tests.strategies import NOW, decoded, examples, identical
+from tests.strategies import NOW, decoded, examples
 from tidemill.kernel import packed
 from tidemill.kernel.buckets import QuantileTable
 from tidemill.kernel.bundle import Bundle
@@ -22,6 +22,7 @@ from tidemill.kernel.fixed import Count
 from tidemill.kernel.table import OVERFLOW, Records
 from tidemill.kernel.tiles import span_of
 from tidemill.online.base import Cell
+from tidemill.testing import identical
 from tidemill.times import DAY, HOUR, MINUTE
 from tidemill.types import ColumnType
 

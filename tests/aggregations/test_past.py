@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.aggregations.cases import CASES, Case, bundle
-from tests.strategies import NOW, decoded, edges, event, examples, identical, windows
+from tests.strategies import NOW, decoded, edges, event, examples, windows
 from tidemill.kernel.past import ENTITY, VISIBLE, Past, Rows
 from tidemill.kernel.table import OVERFLOW
+from tidemill.testing import identical
 from tidemill.times import HOUR, MINUTE
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

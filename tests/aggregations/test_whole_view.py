@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 import tidemill.aggregations as ta
 from tests.aggregations.cases import FILTER, passes_filter
 from tests.aggregations.weather import answers, entities, of, stored
-from tests.strategies import NOW, cut_vectors, decoded, event, examples, identical, logs
+from tests.strategies import NOW, cut_vectors, decoded, event, examples, logs
 from tidemill.aggregations.base import NUMBERS, ORDERED
 from tidemill.kernel.bundle import Bundle
 from tidemill.online.base import Cell
-from tidemill.testing import brute_force
+from tidemill.testing import brute_force, identical
 from tidemill.times import Window, from_micros
 from tidemill.types import ColumnType
 

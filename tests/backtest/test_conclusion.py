@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tidemill.backtest.metrics import METRICS
 from tidemill.backtest.result import Backtest, Estimate, Point, Score
+from tidemill.measures import METRICS
 from tidemill.times import parse_duration
 
 Given = dict[str, tuple[float, float]]

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import tidemill as tm
 from tests.project import Folder
-from tests.strategies import examples, identical
+from tests.strategies import examples
 from tidemill.apps import load
 from tidemill.datasets import Terms, larger
 from tidemill.kernel.table import OVERFLOW
 from tidemill.offline.archive import compact
-from tidemill.testing import brute_force
+from tidemill.testing import brute_force, identical
 from tidemill.times import DAY, HOUR, MAX_TIME, MIN_TIME, MINUTE, RUNGS, SECOND, floor_to, from_micros
 
 backfill = load("backfill.job")

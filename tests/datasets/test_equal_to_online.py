@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import tidemill as tm
 from tests.project import Folder
-from tests.strategies import NOW, edges, examples, identical, times
+from tests.strategies import NOW, edges, examples, times
+from tidemill.testing import identical
 from tidemill.times import DAY, HOUR, MINUTE, SECOND, Window, from_micros
 
 WINDOWS = ("1m", "90s", "1h", "1d", "30d", "lifetime")

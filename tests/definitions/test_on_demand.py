@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import examples, identical
+from tests.strategies import examples
 from tidemill.aggregations import count, last, last_n, mean
 from tidemill.definitions import Entity, FeatureRef, FeatureView, OnDemand, Request, RequestField, Source, on_demand
 from tidemill.errors import DefinitionError, RequestError
+from tidemill.testing import identical
 from tidemill.types import ColumnType, Timestamp
 
 SOURCE = Source(

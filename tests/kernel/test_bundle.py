@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tidemill.aggregations as ta
-from tests.strategies import NOW, Event, decoded, event, examples, identical
+from tests.strategies import NOW, Event, decoded, event, examples
 from tidemill.entities import MAX_KEY_BYTES, entity_key
 from tidemill.errors import DefinitionError
 from tidemill.kernel.bundle import Bundle, Rejected
 from tidemill.online.base import Cell
 from tidemill.stable import shard_of
-from tidemill.testing import brute_force
+from tidemill.testing import brute_force, identical
 from tidemill.times import Window
 from tidemill.types import ColumnType
 

@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import examples, identical
+from tests.strategies import examples
 from tidemill.kernel.digits import MAX_TERMS
 from tidemill.kernel.ratios import ratios
+from tidemill.testing import identical
 
 #: Around what a float can just hold, and what it has to round: ties, and one beside them.
 _AWKWARD = tuple(

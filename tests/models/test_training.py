@@ -15,8 +15,8 @@ from tests.models.conftest import COLUMNS, NOW
 from tests.project import Folder
 from tidemill.errors import ModelError, ModelRefusedError, RequestError
 from tidemill.labelled import Labelled, split
+from tidemill.measures import measure
 from tidemill.models.training import Gates, train
-from tidemill.models.training.measures import measure
 from tidemill.times import HOUR, MINUTE, from_micros, to_micros
 
 END = to_micros(NOW)

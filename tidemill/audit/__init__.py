@@ -8,7 +8,6 @@ the last bit. What cannot be compared is counted under its reason, and is never 
 from __future__ import annotations
 
 import datetime as dt
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +23,7 @@ from tidemill.environment import Environment
 from tidemill.errors import NotFoundError, RequestError, TidemillError
 from tidemill.journals import JournalFile, entries, exact, lost
 from tidemill.read_log import READS, log_store
+from tidemill.testing import identical
 from tidemill.times import from_micros, window_start
 
 #: Differences that are told in full; more are counted.
@@ -262,16 +262,3 @@ class _Auditor:
             self.report.differs(
                 Difference(check.request, check.row, column, check.entity, at, served, want, status, said, check.known, len(rows), listed)
             )
-
-
-def identical(a: Any, b: Any) -> bool:
-    """Whether two values are the same in type and in every bit: 1 is not 1.0, and 0.0 is not -0.0.
-
-    >>> identical(0.0, -0.0), identical([1], [1]), identical(True, 1)
-    (False, True, False)
-    """
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(identical, a, b))
-    return struct.pack("<d", a) == struct.pack("<d", b) if isinstance(a, float) else bool(a == b)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from tidemill.backtest.metrics import Metric
 from tidemill.backtest.result import Backtest, Estimate, Point
+from tidemill.measures import Metric
 from tidemill.times import DAY, SECOND
 
 
 def digits(metric: Metric, value: float) -> str:
     """A metric's value: three decimals, or four digits where it is large or small.
 
-    >>> from tidemill.backtest.metrics import METRICS
+    >>> from tidemill.measures import METRICS
     >>> digits(METRICS["classifier"]["auc"], 0.81461), digits(METRICS["regressor"]["rmse"], 41.237)
     ('0.815', '41.24')
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tidemill.backtest.metrics import METRICS, Metric
+from tidemill.measures import METRICS, Metric
 from tidemill.models.manifest import Kind
 from tidemill.times import DAY, format_duration, from_micros
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tidemill.backtest.matrix import Matrix, matrix, nulls
-from tidemill.backtest.metrics import METRICS, Metric, Statistic, blocks, draws
 from tidemill.backtest.models import predictions
 from tidemill.backtest.result import COVERAGE, Aged, Backtest, Estimate, Point, Score
 from tidemill.client import Features, FeatureStore
@@ -23,6 +21,8 @@ from tidemill.definitions.names import suggestion
 from tidemill.errors import DefinitionError, RequestError
 from tidemill.estimators import ESTIMATORS, estimator_factory
 from tidemill.labelled import Float64s, Labelled, Names, Split, prepare, split
+from tidemill.matrix import Matrix, matrix, nulls
+from tidemill.measures import METRICS, Metric, Statistic, blocks, draws
 from tidemill.models.manifest import Kind
 from tidemill.times import format_duration, parse_duration
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from tidemill.cli.options import LOOK, JsonOption, ProjectOption, examples, project_directory
+from tidemill.cli.options import (
+    LOOK,
+    FallbackOption,
+    JsonOption,
+    MaxMissingOption,
+    ProjectOption,
+    ThresholdOption,
+    examples,
+    project_directory,
+)
 from tidemill.cli.output import Output
 from tidemill.cli.shown import shortened, size
 
@@ -65,19 +74,12 @@ def register_model(
     positive: Annotated[
         str | None, typer.Option("--positive", metavar="CLASS", help="The class whose probability is the score. Default: the second.")
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", metavar="P", help="From this score on a row is in that class. Default: 0.5.")
-    ] = None,
+    threshold: ThresholdOption = None,
     fill: Annotated[
         list[str] | None, typer.Option("--fill", metavar="FEATURE=NUMBER", help="What replaces a null of this feature; may be repeated.")
     ] = None,
-    fallback: Annotated[
-        str | None, typer.Option("--fallback", metavar="SCORE", help="The score, or 'error', where the model may not or cannot score.")
-    ] = None,
-    max_missing: Annotated[
-        int | None,
-        typer.Option("--max-missing", min=0, metavar="N", help="How many features of a row may be missing or stale before that."),
-    ] = None,
+    fallback: FallbackOption = None,
+    max_missing: MaxMissingOption = None,
     description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is, for people.")] = "",
     by: ByOption = None,
     why: WhyOption = None,

@@ -48,6 +48,17 @@ JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one J
 #: The panels of `tidemill --help`.
 SET_UP, RUN, LOOK = "Set up", "Run", "Look"
 
+#: Of a model, for `model register` and `train`.
+FallbackOption: TypeAlias = Annotated[
+    str | None, typer.Option("--fallback", metavar="SCORE", help="The score, or 'error', where the model may not or cannot score.")
+]
+MaxMissingOption: TypeAlias = Annotated[
+    int | None, typer.Option("--max-missing", min=0, metavar="N", help="How many features of a row may be missing or stale before that.")
+]
+ThresholdOption: TypeAlias = Annotated[
+    float | None, typer.Option("--threshold", metavar="P", help="From this score on a row is in the positive class. Default: 0.5.")
+]
+
 
 def examples(*lines: str) -> str:
     """The end of a command's help. The lines hold no square brackets, which are markup there."""

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidemill.cli.model import ByOption, NameArgument, WhyOption, fallback_of
-from tidemill.cli.options import RUN, JsonOption, ProjectOption, examples, project_directory
+from tidemill.cli.options import (
+    RUN,
+    FallbackOption,
+    JsonOption,
+    MaxMissingOption,
+    ProjectOption,
+    ThresholdOption,
+    examples,
+    project_directory,
+)
 from tidemill.cli.output import Output, Progress
 from tidemill.cli.shown import counted, number
 
@@ -62,16 +71,9 @@ def train(
     freshness: Annotated[
         str | None, typer.Option("--freshness", metavar="DURATION", help="Know nothing newer than this, such as 1h.")
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", metavar="P", help="From this score on a row is in class 1. Default: 0.5.")
-    ] = None,
-    fallback: Annotated[
-        str | None, typer.Option("--fallback", metavar="SCORE", help="The score, or 'error', where the model may not or cannot score.")
-    ] = None,
-    max_missing: Annotated[
-        int | None,
-        typer.Option("--max-missing", min=0, metavar="N", help="How many features of a row may be missing or stale before that."),
-    ] = None,
+    threshold: ThresholdOption = None,
+    fallback: FallbackOption = None,
+    max_missing: MaxMissingOption = None,
     by: ByOption = None,
     why: WhyOption = None,
     project: ProjectOption = None,

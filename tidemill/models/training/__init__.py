@@ -1,7 +1,7 @@
 """Training: a labelled frame becomes a candidate version with a report. Needs scikit-learn.
 
-`measures` says how good a model is, `report` writes it down, `gates` decides about promoting without a person, `trainer` puts them
-together. The frame, its split by time, and the estimators are the backtest's too: `tidemill.labelled`, `tidemill.estimators`.
+`slices` says where a model is good, `report` writes it down, `gates` decides about promoting without a person, `trainer` puts them
+together. What it shares with the backtest: `tidemill.labelled` (the frame, its split by time), `estimators`, `matrix`, `measures`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ import numpy as np
 
 from tidemill.models.manifest import Kind
 from tidemill.models.predictor import Matrix
-from tidemill.models.training.measures import Measured
+
+#: Metrics by name; None where there is none.
+Measured = dict[str, float | None]
 
 
 @dataclass(frozen=True)

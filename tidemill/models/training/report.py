@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tidemill.measures import METRICS
 from tidemill.models.manifest import Kind
-from tidemill.models.training.measures import NAMES
 
 Report = dict[str, Any]
 
@@ -40,7 +40,7 @@ def markdown(report: Report) -> str:
 
 def table(kind: Kind, metrics: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
     """A row for each metric: its name, and what each has who scored."""
-    return [(text, *(shown(metrics[who][name]) for who in metrics)) for name, (text, _) in NAMES[kind].items()]
+    return [(text, *(shown(metrics[who][name]) for who in metrics)) for name, text in _names(kind).items()]
 
 
 def shown(value: float | None) -> str:
@@ -55,7 +55,11 @@ def _table(kind: Kind, groups: list[tuple[str, dict[str, Any]]], who: list[str],
         body = [list(row) for row in table(kind, metrics)]
     else:
         scored = [w for w in who if w != "naive"]
-        names = NAMES[kind]
-        head = ["value", "rows", *(f"{text}, {w}" for text, _ in names.values() for w in scored)]
+        names = _names(kind)
+        head = ["value", "rows", *(f"{text}, {w}" for text in names.values() for w in scored)]
         body = [[value, f"{counts[value]:,}", *(shown(m[w][name]) for name in names for w in scored)] for value, m in groups]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+
+
+def _names(kind: Kind) -> dict[str, str]:
+    return {name: metric.text for name, metric in METRICS[kind].items()}

@@ -7,20 +7,21 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
 from tidemill.definitions import resolve_features
 from tidemill.errors import ModelError, TidemillError
 from tidemill.estimators import ESTIMATORS, estimator_factory, need_sklearn, takes_nulls
 from tidemill.labelled import Labelled, Names, Split, prepare, split
+from tidemill.matrix import matrix
+from tidemill.measures import measure
 from tidemill.models.journal import CHAMPION
 from tidemill.models.loaded import LoadedModel
 from tidemill.models.manifest import Fallback, Kind, Manifest
 from tidemill.models.meaning import features_of
 from tidemill.models.predictor import Matrix
-from tidemill.models.training.gates import Gate, Gates, decide
-from tidemill.models.training.measures import Measured, by_slice, measure
+from tidemill.models.training.gates import Gate, Gates, Measured, decide
 from tidemill.models.training.report import Report, encode, markdown
+from tidemill.models.training.slices import by_slice
 from tidemill.times import from_micros
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def train(
     progress("reading features", 0, 3)
     history = store.get_historical_features(rows.asked, service, knowledge=knowledge, freshness=freshness)
     columns = list(features_of(wanted))
-    x = _matrix(history.to_polars(), columns)
+    x = matrix(history.to_polars(), columns).values
     progress("training", 1, 3)
     fill = {} if takes_nulls(untrained) else _medians(x[parts.train], columns)
     fitted = _fit(untrained, _filled(x[parts.train], columns, fill), rows.y[parts.train], rows.kind)
@@ -167,7 +168,7 @@ def _champion(
             given = x[parts.test][:, [columns.index(c) for c in loaded.manifest.columns]]
         else:
             history = store.get_historical_features(rows.asked[parts.test], loaded.request, knowledge=knowledge, freshness=freshness)
-            given = _matrix(history.to_polars(), list(loaded.manifest.columns))
+            given = matrix(history.to_polars(), loaded.manifest.columns).values
         scores = _positive(loaded, loaded.predict(given))
         if not np.isfinite(scores).all():
             raise ModelError(f"{int((~np.isfinite(scores)).sum()):,} of its scores are not finite")
@@ -184,11 +185,6 @@ def _positive(loaded: LoadedModel, scores: Matrix) -> Matrix:
     """The probability of the label 1, whichever class the champion's score is of."""
     manifest = loaded.manifest
     return 1.0 - scores if manifest.kind == "classifier" and manifest.positive in (0, False) else scores
-
-
-def _matrix(frame: pl.DataFrame, columns: list[str]) -> Matrix:
-    found: Matrix = frame.select(pl.col(columns).cast(pl.Float64)).fill_null(float("nan")).to_numpy(order="c")
-    return np.ascontiguousarray(found)
 
 
 def _medians(x: Matrix, columns: list[str]) -> dict[str, float]:

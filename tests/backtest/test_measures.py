@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, roc_auc_score, root_mean_squared_error
 
 from tests.strategies import examples
-from tidemill.backtest.metrics import METRICS, Blocks, blocks, draws
 from tidemill.backtest.sweep import _estimate
+from tidemill.measures import METRICS, Blocks, blocks, draws
 from tidemill.times import DAY, HOUR
 
 PEERS = {

@@ -139,3 +139,14 @@ METRICS: dict[Kind, dict[str, Metric]] = {
         "mae": Metric("mae", "MAE", False, lambda y, p, b: _Mean(np.abs(y - p), b)),
     },
 }
+
+
+def measure(kind: Kind, y: Float64s, predicted: Float64s) -> dict[str, float | None]:
+    """Every metric of some predictions, float64 of shape (n,), by name. AUC is None where all labels are the same.
+
+    >>> measure("regressor", np.array([1.0, 2.0]), np.array([1.0, 4.0]))["mae"]
+    1.0
+    """
+    whole = Blocks(np.zeros(len(y), dtype=np.int64), 1, "")
+    found = {m.name: float(m.of(y, predicted, whole).over(np.ones((1, 1)))[0]) for m in METRICS[kind].values()}
+    return {name: None if np.isnan(value) else value for name, value in found.items()}
