@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -96,7 +97,7 @@ def _matches(key: str, pattern: str) -> bool:
     return re.fullmatch("".join(parts), key + "/", re.DOTALL) is not None
 
 
-def _bucket(name: str):  # type: ignore[no-untyped-def]  # the module is there with the extra only
+def _bucket(name: str) -> Any:  # the module is there with the extra only
     try:
         from tidemill.offline.s3 import Bucket
     except ModuleNotFoundError:

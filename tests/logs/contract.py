@@ -146,3 +146,4 @@ class LogContract(ABC):
         read_all(reader)
         reader.close()
         reader.close()
+        assert records(read_all(log.open(0, log.start(0)))), "closing twice harms nobody else"
