@@ -134,10 +134,9 @@ def test_importing_the_library_needs_no_extra() -> None:
     """In a process where every package of an extra is missing."""
     modules = [module for module, names in packages_distributions().items() if {_name(name) for name in names} & (USER_EXTRAS - CORE)]
     library = sorted(path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path, _ in _sources("tidemill"))
-    # A module of the command line that is called __main__ would run; the adapters of servers are imported for their URLs alone, and what
-    # Numba compiles for a training set.
+    # A module of the command line that is called __main__ would run; the adapters of servers are imported for their URLs alone.
     adapters = ("tidemill.online.redis", "tidemill.offline.bucket", "tidemill.offline.s3")
-    adapters += ("tidemill.kernel.moving", "tidemill.kernel.past", "tidemill.kernel.ratios", "tidemill.predictions.postgres")
+    adapters += ("tidemill.predictions.postgres",)
     wanted = [name for name in library if not name.endswith("__main__") and not name.startswith(adapters)]
     program = (
         f"import importlib, sys\nsys.modules.update(dict.fromkeys({modules!r}))\nfor name in {wanted!r}: importlib.import_module(name)"

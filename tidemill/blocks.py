@@ -19,8 +19,8 @@ import xxhash
 Int64s = npt.NDArray[np.int64]
 
 _SMALLEST, _LARGEST = 10, 16  # log2 of the block sizes
-_PARTITION_SHIFT = 44
-_OFFSET_MASK = (1 << _PARTITION_SHIFT) - 1
+PARTITION_SHIFT = 44
+OFFSET_MASK = (1 << PARTITION_SHIFT) - 1
 #: Far fewer than a tag has room for: every published cell carries the vector of its cut, 8 bytes for each partition up to the highest.
 MAX_PARTITION = (1 << 12) - 1
 #: The partition under which a slot keeps how much of the imported history it holds, in `STEPS`; see `tidemill.imported`. Never in a vector.
@@ -55,7 +55,7 @@ def block_starts(offsets: Int64s) -> Int64s:
 
 def block_tags(partition: int, offsets: Int64s) -> Int64s:
     """The tags of events at these offsets of a partition."""
-    return block_starts(offsets) | (partition << _PARTITION_SHIFT)
+    return block_starts(offsets) | (partition << PARTITION_SHIFT)
 
 
 def segment_tag(k: int) -> int:
@@ -86,7 +86,7 @@ def counted(tags: Int64s, k: int, vector: Int64s) -> npt.NDArray[np.bool_]:
     if len(vector) == 1:  # other partitions' tags are larger than any offset of the first, and lie outside, as they should
         outside: npt.NDArray[np.bool_] = (tags >= vector[0]) | (tags < -k)
         return outside
-    return np.where(tags < 0, -tags > k, (tags & _OFFSET_MASK) >= _bounds(tags >> _PARTITION_SHIFT, vector))
+    return np.where(tags < 0, -tags > k, (tags & OFFSET_MASK) >= _bounds(tags >> PARTITION_SHIFT, vector))
 
 
 def relabel(tags: Int64s, cuts: Mapping[int, Int64s]) -> Int64s:
@@ -124,7 +124,7 @@ def known_imports(position: int, entity: str, published: int) -> int:
 def _label(tag: int, cuts: Mapping[int, Int64s]) -> int:
     if tag < 0:
         return tag
-    partition, start = tag >> _PARTITION_SHIFT, tag & _OFFSET_MASK
+    partition, start = tag >> PARTITION_SHIFT, tag & OFFSET_MASK
 
     def covered(k: int) -> bool:
         return partition < len(cuts[k]) and start < cuts[k][partition]

@@ -170,7 +170,7 @@ class FeatureStore:
 
         An entity that no event is known of at its instant is answered as online: counts and sums are 0, everything else is null.
         Raises `RequestError` (no such column; a key or an instant that is null or of another type), `NotFoundError`, `LogError`,
-        `StoreError`. Needs Numba: `pip install 'tidemill[datasets]'`.
+        `StoreError`.
         """
         from tidemill.datasets import Terms, get_historical_features
 
@@ -266,7 +266,7 @@ class FeatureStore:
     def _read(self, plan: _Plan, rows: Sequence[Mapping[str, Any]], instant: int) -> list[ViewAnswer]:
         """Everything in one read of the store, and one pass over what it found."""
         cells: list[CellId] = []
-        slots: dict[SlotId, int] = {}
+        slots: list[SlotId] = []
         asked: dict[tuple[str, ...], Asked] = {}  # views of one entity ask for the same keys
         begun: list[tuple[ViewPlan, Asked]] = []
         by_shard: dict[tuple[str, ...], list[int]] = {}
@@ -283,9 +283,8 @@ class FeatureStore:
                 for table in tables:
                     table_id = bundle.table_ids[table]
                     cells += [CellId(table_id, s, n) for n, s in zip(entities.names, entities.shards, strict=True)]
-                for s in shards:
-                    slots.setdefault(SlotId(bundle.id, s), len(slots))
-        found, states = self.env.online.read(cells, list(slots))
+                slots += [SlotId(bundle.id, s) for s in shards]
+        found, states = self.env.online.read(cells, slots)
         for slot, state in zip(slots, states, strict=True):
             if instant < state.horizon:
                 wanted, horizon = from_micros(instant).isoformat(), from_micros(state.horizon).isoformat()
@@ -293,14 +292,14 @@ class FeatureStore:
                     f"{wanted} lies before the horizon of {slot.bundle} ({horizon}): the store no longer has the tiles for it. "
                     f"Read a later instant, or raise online.slack in tidemill.toml before streaming"
                 )
-        answers, at = [], 0
+        answers, at, state_of = [], 0, iter(states)
         for view, entities in begun:
             shards, n = by_shard[view.keys], len(entities.names)
             columns: list[dict[int, Sequence[Cell | None]]] = []
             for tables in view.tables:
                 columns.append({table: found[at + i * n : at + (i + 1) * n] for i, table in enumerate(tables)})
                 at += n * len(tables)
-            slot_states = [{s: states[slots[SlotId(bundle.id, s)]] for s in shards} for bundle in view.bundles]
+            slot_states = [dict(zip(shards, state_of)) for _ in view.bundles]  # noqa: B905  # as many as there are shards, and on
             answers.append(ViewAnswer(view, entities, columns, slot_states))
         evaluated = iter(evaluate(instant, [(b, c) for a in answers for b, c in zip(a.plan.bundles, a.cells, strict=True)]))
         for answer in answers:

@@ -13,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tidemill.aggregations as ta
-from tests.strategies import FLOATS, HUGE, NOW, decoded, examples, floats, ints
+from tests.strategies import HUGE, NOW, decoded, examples, floats, ints
 from tidemill.errors import DefinitionError
-from tidemill.kernel import buckets, registers
 from tidemill.kernel.buckets import bucket_middles, buckets_of
 from tidemill.kernel.bundle import Bundle
 from tidemill.kernel.registers import PRECISION, RegisterTable, estimate, stable_hashes
 from tidemill.online.base import Cell
-from tidemill.times import HOUR
 from tidemill.types import ColumnType
 
 NORMAL = 2.0**-1022
@@ -141,25 +139,3 @@ def test_hashes_stay_what_they_are_for_ever() -> None:
     assert stable_hashes(pl.Series([0, 1])).tolist() == stable_hashes(pl.Series([False, True])).tolist()
     instants = pl.Series([1]).cast(pl.Datetime("us", "UTC"))
     assert stable_hashes(instants).tolist() == stable_hashes(pl.Series([1])).tolist()
-
-
-# ---- both, for many entities at once --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("at_once", [1, 200, 10_000, 1 << 22])
-def test_entities_answer_alike_however_many_are_made_dense_at_a_time(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    aggregations = [ta.quantile("x", 0.5, windows=["1h", "1d"]), ta.approx_count_distinct("x", windows=["1h", "1d"])]
-    view = Bundle("b", schema=SCHEMA, event_id=None, keys=["k"], where=None, aggregations=aggregations)
-    xs = [x for x in FLOATS if x == x]
-    rows = [{"at": NOW - i % 5 * HOUR, "k": f"{i % 9:02}", "x": xs[i * 7 % len(xs)] + i % 3} for i in range(300)]
-    tails: dict[tuple[int, str], bytes] = {(t, n): tail for t, n, tail in view.deltas(decoded(rows, SCHEMA), NOW, 0, 1)[0]}
-    names = [f"{i:02}" for i in range(11)]
-    stored = {i: [Cell(0, b"", b"", tails.get((t, n), b"")) for n in names] for i, t in enumerate(view.table_ids)}
-    alone = [view.evaluate(NOW + 1, {i: [column[e]] for i, column in stored.items()}) for e in range(len(names))]
-    monkeypatch.setattr(buckets, "_DENSE_CELLS", at_once)
-    monkeypatch.setattr(registers, "_ENTITIES", max(1, at_once >> 12))
-    together = view.evaluate(NOW + 1, stored)
-    for aggregation in aggregations:
-        for window in aggregation.windows:
-            assert together.values(aggregation, window) == [one.values(aggregation, window)[0] for one in alone]
-            assert together.values(aggregation, window)[-2:] == [None, None]

@@ -56,7 +56,7 @@ def _int_sum(words: Sequence[int]) -> Any:
 
 
 def _float_sums(words: Int64s) -> Many:
-    from tidemill.kernel.ratios import ratios  # needs Numba
+    from tidemill.kernel.ratios import ratios  # Numba takes a third of a second to import
 
     overflow = words[:, 0] >= digits.MAX_TERMS
     return Many(ratios(words[:, 1:], np.ones(len(words), dtype=np.int64), digits.SUM_BITS), overflow, overflow)
@@ -86,7 +86,7 @@ class MeanOf(Aggregation):
             return digits.to_int(words[1:]) / (n << bits) if n else None
 
         def means(words: Int64s) -> Many:
-            from tidemill.kernel.ratios import ratios  # needs Numba
+            from tidemill.kernel.ratios import ratios  # Numba takes a third of a second to import
 
             overflow = words[:, 0] >= digits.MAX_TERMS
             counts = np.where(overflow, 1, words[:, 0])

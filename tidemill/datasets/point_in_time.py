@@ -19,7 +19,7 @@ from tidemill.definitions import Feature, FeatureSet, FeatureView, OnDemand, Sou
 from tidemill.definitions.expressions import Filter
 from tidemill.definitions.resolve import Requested
 from tidemill.environment import Environment
-from tidemill.errors import DefinitionError, RequestError, TidemillError
+from tidemill.errors import DefinitionError, RequestError
 from tidemill.kernel.bundle import Bundle
 from tidemill.times import END, MAX_TIME, MIN_TIME, parse_duration, window_start
 
@@ -193,10 +193,8 @@ class ViewQuestions:
         return {name: _joined([piece[i] for piece in pieces], back) for i, name in enumerate(self._wanted)}
 
     def _past(self) -> Past:
-        try:
-            from tidemill.kernel.past import Past
-        except ImportError as error:
-            raise TidemillError(f"training sets need Numba ({error}): pip install 'tidemill[datasets]'") from None
+        from tidemill.kernel.past import Past  # Numba takes a third of a second to import
+
         columns = {c: self.view.source.schema[c].polars for c in self._kept}
         empty = pl.DataFrame(schema={**columns, "_time": pl.Int64, _ENTITY: pl.Int64, _VISIBLE: pl.Int64})
         events = _grouped(pl.concat(self._events or [empty]), "_time", len(self._entities))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,16 @@ from tidemill.kernel.table import (
     RECORD_VERSION,
     Int64s,
     Overflow,
+    Reach,
     Records,
+    Stored,
     Table,
-    by_small,
     counted_events,
     group_starts,
     grouped,
     join_blobs,
     split_blobs,
+    stored_words,
 )
 from tidemill.stable import digest
 from tidemill.types import ColumnType
@@ -34,11 +37,7 @@ _COUNT_BITS = 46
 _COUNT_MASK = (1 << _COUNT_BITS) - 1
 #: A counter that is full says that the true number is at least that, however tiles were merged on the way.
 FULL = _COUNT_MASK
-#: Histograms are made of so many counters at a time (8 bytes each), and summed in runs of so many buckets.
-_DENSE_CELLS = 1 << 20
-_RUN = 16
 
-Float64s = npt.NDArray[np.float64]
 Answer = float | Overflow | None
 
 
@@ -62,8 +61,11 @@ def bucket_middles(buckets: Int64s) -> npt.NDArray[np.float64]:
     >>> bucket_middles(np.array([65472, 0, -65472])).tolist()
     [1.0078125, 0.0, -1.0078125]
     """
-    bits = (np.abs(buckets) << _BUCKET_SHIFT) | (1 << (_BUCKET_SHIFT - 1))
-    return np.where(buckets == 0, 0.0, np.copysign(bits.view(np.float64), buckets))
+    from tidemill.kernel import windowed  # Numba: what only writes does without it
+
+    bits = np.empty(len(buckets), dtype=np.int64)
+    windowed.middles(buckets, _BUCKET_SHIFT, bits)
+    return bits.view(np.float64)
 
 
 class QuantileTable(Table[Int64s]):
@@ -121,73 +123,18 @@ class QuantileTable(Table[Int64s]):
         count = np.minimum(np.add.reduceat((records.body & _COUNT_MASK)[order], starts), FULL)
         return Records(records.entity[first], records.span[first], records.tag[first], (bucket[first] << _COUNT_BITS) | count)
 
-    def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> QuantileStates:
-        buckets, index = _numbered(body >> _COUNT_BITS)
-        counts = (body & _COUNT_MASK).astype(np.float64)  # a sum of doubles is exact below 2**53, and a bin count needs no sorting
-        entity, window = np.divmod(slot, windows)
-        step = max(1, _DENSE_CELLS // (len(buckets) * windows))
-        if step < entities:
-            order = by_small(entity, entities)
-            entity, window, index, counts = entity[order], window[order], index[order], counts[order]
-        slices = []
-        for low in range(0, entities, step):
-            high = min(low + step, entities)
-            own = slice(*entity.searchsorted((low, high))) if step < entities else slice(None)
-            slices.append(Histograms(buckets, index[own], window[own], entity[own] - low, counts[own], windows, high - low))
-        return QuantileStates(slices, windows)
+    def states(self, stored: Stored, reach: Reach) -> QuantileStates:
+        from tidemill.kernel import windowed  # Numba: what only writes does without it
 
-
-def _numbered(buckets: Int64s) -> tuple[Int64s, Int64s]:
-    """Buckets ascending, at least one, and the place of each record's among them. Where they lie close, all between them too."""
-    if len(buckets) == 0:
-        return np.zeros(1, dtype=np.int64), buckets
-    low, high = int(buckets.min()), int(buckets.max())
-    if high - low < 4 * len(buckets):  # a few empty ones cost less than sorting
-        return np.arange(low, high + 1), buckets - low
-    return np.unique(buckets, return_inverse=True)
-
-
-class Histograms:
-    """The counts of some entities per window and bucket, in memory as (windows, buckets, entities), with sums of runs of buckets.
-
-    The sums are what makes it fast: the run in which a rank lies is found among them, and only that run is looked at one by one.
-    """
-
-    def __init__(
-        self, buckets: Int64s, index: Int64s, window: Int64s, entity: Int64s, counts: Float64s, windows: int, entities: int
-    ) -> None:
-        """Counted is one number per record: its bucket's index, the narrowest window that it lies in, its entity, its count."""
-        self.buckets = buckets
-        runs = -(-len(buckets) // _RUN)
-        place = (window * (runs * _RUN) + index) * entities + entity
-        size = windows * runs * _RUN * entities
-        dense: Float64s = np.bincount(place, weights=counts, minlength=size).astype(np.float64, copy=False)
-        self._counts = dense.reshape(windows, runs, _RUN, entities)
-        for w in reversed(range(windows - 1)):  # a record counts in all longer windows too
-            self._counts[w] += self._counts[w + 1]
-        self._sums = self._counts.sum(axis=2)
-        self._below = self._sums.cumsum(axis=1)
-        #: Where a counter was full: (windows, entities); None: nowhere.
-        self.full = self._counts.max(axis=(1, 2)) >= FULL if counts.sum() >= FULL else None
-
-    def of_rank(self, q: Fraction) -> tuple[Float64s, Int64s]:
-        """The middle of the bucket that holds the value of rank floor(q * (n - 1)), and n: each (windows, entities)."""
-        totals = self._below[:, -1].astype(np.int64)
-        ranks = np.maximum(totals - 1, 0) * q.numerator // q.denominator
-        windows, runs, _, entities = self._counts.shape
-        run = np.minimum((self._below <= ranks[:, None]).sum(axis=1), runs - 1)
-        window, entity = np.arange(windows)[:, None], np.arange(entities)
-        before = self._below[window, run, entity] - self._sums[window, run, entity]
-        inside = self._counts[window, run, :, entity].cumsum(axis=2)  # (windows, entities, _RUN)
-        index = run * _RUN + (inside <= (ranks - before)[:, :, None]).sum(axis=2)
-        return bucket_middles(self.buckets[np.minimum(index, len(self.buckets) - 1)]), totals
+        words, ends = stored_words(stored.blobs, 3)
+        return QuantileStates(windowed.histograms(words, ends, *stored.versions, *reach, _COUNT_BITS))
 
 
 class QuantileStates:
-    """The states of all entities, in slices."""
+    """The histograms of every entity in every window, as `windowed.histograms` makes them."""
 
-    def __init__(self, slices: Sequence[Histograms], windows: int) -> None:
-        self._slices, self._windows = slices, windows
+    def __init__(self, histograms: tuple[Int64s, Int64s, Int64s, Int64s]) -> None:
+        self._histograms = histograms
         self._found: dict[Fraction, list[list[Answer]]] = {}
 
     def quantiles(self, q: Fraction, window: int) -> list[Answer]:
@@ -198,13 +145,16 @@ class QuantileStates:
         return found[window]
 
     def _of_all_windows(self, q: Fraction) -> list[list[Answer]]:
-        out: list[list[Answer]] = [[] for _ in range(self._windows)]
-        for histograms in self._slices:
-            middles, totals = histograms.of_rank(q)
-            found = middles.astype(object)
-            found[totals == 0] = None
-            if histograms.full is not None:
-                found[histograms.full] = OVERFLOW
-            for answers, row in zip(out, found.tolist(), strict=True):
-                answers.extend(row)
-        return out
+        from tidemill.kernel import windowed
+
+        begin, _, _, counts = self._histograms
+        bits, n = np.empty((len(counts), len(begin)), dtype=np.int64), np.empty((len(counts), len(begin)), dtype=np.int64)
+        lowest = windowed.of_rank(*self._histograms, q.numerator, q.denominator, _COUNT_BITS, _BUCKET_SHIFT, bits, n)
+        found: npt.NDArray[Any] = bits.view(np.float64)
+        if lowest < 1:
+            found = found.astype(object)
+            found[n < 1] = None
+        if lowest < 0:
+            found[n < 0] = OVERFLOW
+        answers: list[list[Answer]] = found.tolist()
+        return answers

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -16,13 +15,13 @@ import numpy as np
 import polars as pl
 
 from tidemill import blocks
-from tidemill.aggregations.base import Aggregation
+from tidemill.aggregations.base import Aggregation, Compiled, Many
 from tidemill.definitions.expressions import Filter
 from tidemill.entities import MAX_KEY_BYTES, key_expr
 from tidemill.errors import DefinitionError
-from tidemill.kernel.fixed import Count, FixedTable
-from tidemill.kernel.packed import window_states
-from tidemill.kernel.table import SPAN, TAG, Int64s, Records, Table
+from tidemill.kernel.fixed import Count, FixedStates, FixedTable
+from tidemill.kernel.packed import stored
+from tidemill.kernel.table import OVERFLOW, SPAN, TAG, Int64s, Reach, Records, Table
 from tidemill.kernel.tiles import LIFETIME, Ladder
 from tidemill.online.base import Cell
 from tidemill.stable import shard_of, stable_id
@@ -82,6 +81,7 @@ class Bundle:
         self.reads = {*keys, *(a.column for a in aggregations if a.column is not None)}
         self.reads.update(c for f in self._filters.values() for c in f.columns(schema))
         self._masks = {a.where for a in aggregations if a.where is not None}
+        self._counted = self.fixed.at[EVENTS]
         self._readers: dict[Aggregation, tuple[int, Callable[[Any, int], Values]]] = {}
         for aggregation in aggregations:
             self.serve(aggregation)
@@ -101,17 +101,10 @@ class Bundle:
         """Make `evaluate` answer an aggregation that the bundle covers."""
         compiled = aggregation.compile(self.schema, self.event_id)
         if compiled.finalize is not None:
-            self._readers[aggregation] = self._reader(compiled.parts, compiled.finalize)
+            at = [self.fixed.at[p] + i for p in compiled.parts for i in range(p.words)]
+            self._readers[aggregation] = 0, _FixedReader(at, compiled)
         elif compiled.table is not None and compiled.read is not None:
             self._readers[aggregation] = self.tables.index(compiled.table), compiled.read
-
-    def _reader(self, parts: Sequence[Any], finalize: Callable[[Sequence[int]], Any]) -> tuple[int, Callable[[Any, int], Values]]:
-        at = [self.fixed.at[p] + i for p in parts for i in range(p.words)]
-        if len(at) == 1:
-            only = at[0]
-            return 0, lambda states, window: [finalize((row[window][only],)) for row in states]
-        pick = itemgetter(*at)
-        return 0, lambda states, window: [finalize(pick(row[window])) for row in states]
 
     # ---- events to tiles --------------------------------------------------------------------------------------------------------
 
@@ -225,9 +218,53 @@ class Bundle:
         position = self.windows.index(window)
         return lambda evaluated: read(evaluated.states[table], evaluated.index[position])
 
+    def present(self, states: FixedStates) -> list[bool]:
+        """Of each entity, whether any of its events lies in any window."""
+        there: list[bool] = (states.words[:, 0, self._counted] > 0).tolist()
+        return there
+
     def table_of(self, aggregation: Aggregation) -> int:
         """The position in `tables` of an aggregation's state."""
         return self._readers[aggregation][0]
+
+
+#: From so many entities on, arrays of all windows take less time than each value by itself.
+_MANY = 8
+
+
+class _FixedReader:
+    """Reads one aggregation out of the fixed table's words, of which it has those at some places."""
+
+    def __init__(self, at: Sequence[int], compiled: Compiled) -> None:
+        assert compiled.finalize is not None
+        self._at, self._finalize = list(at), compiled.finalize
+        self._pick: Callable[[Sequence[int]], Sequence[int]] = itemgetter(*at) if len(at) > 1 else lambda words: (words[at[0]],)
+        self._many = compiled.many if compiled.output.name in ("int", "float") else None
+
+    def __call__(self, states: FixedStates, window: int) -> Values:
+        found = states.found.get(self)
+        if found is None:  # all windows at once: one that asks for a window asks for the others too
+            found = states.found[self] = self._of_all_windows(states)
+        return found[window]
+
+    def _of_all_windows(self, states: FixedStates) -> list[Values]:
+        if self._many is not None and len(states) >= _MANY:
+            return self._in_arrays(self._many, states.words)
+        finalize, pick = self._finalize, self._pick
+        return [[finalize(pick(words)) for words in entities] for entities in states.rows]
+
+    def _in_arrays(self, many: Callable[[Int64s], Many], words: Int64s) -> list[Values]:
+        entities, windows, _ = words.shape
+        values, null, overflow = many(words[:, :, self._at].swapaxes(0, 1).reshape(windows * entities, len(self._at)))
+        if null is None or not null.any():
+            plain: list[Values] = values.reshape(windows, entities).tolist()
+            return plain
+        found = values.astype(object)
+        found[null] = None
+        if overflow is not None:
+            found[overflow] = OVERFLOW
+        answers: list[Values] = found.reshape(windows, entities).tolist()
+        return answers
 
 
 def _runs(starts: Int64s, rows: int) -> Iterator[tuple[int, int]]:
@@ -273,13 +310,11 @@ def evaluate(t: int, asked: Sequence[tuple[Bundle, Mapping[int, Sequence[Cell | 
         index = [0] * len(order)
         for i, position in enumerate(order):
             index[position] = i
-        columns = [(asked[m][0].tables[i], cells) for m in members for i, cells in asked[m][1].items()]
-        states = iter(window_states(columns, np.array([edges[i] for i in order]), t))
+        reach = Reach(np.array([edges[i] for i in order]), t)
         for m in members:
-            bundle, cells = asked[m]
-            found = dict(zip(cells, islice(states, len(cells)), strict=True))
-            counted = bundle.fixed.at[EVENTS]
-            out[m] = Evaluated(bundle, index, found, [row[0][counted] > 0 for row in found[0]])
+            bundle, columns = asked[m]
+            found = {i: bundle.tables[i].states(stored(cells), reach) for i, cells in columns.items()}
+            out[m] = Evaluated(bundle, index, found, bundle.present(found[0]))
     return [out[i] for i in range(len(asked))]
 
 

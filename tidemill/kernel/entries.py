@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, counted_events
+from tidemill.kernel.table import RECORD_VERSION, Reach, Records, Stored, Table, counted_events
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
@@ -125,11 +125,19 @@ class EntriesTable(Table[list[Entry]]):
         ordered = sorted(counts, key=lambda e: (e[0], e[1] is not None, e[1] if e[1] is not None else 0, e[2]), reverse=self.order.last)
         return [(*e, counts[e]) for e in ordered[: self.order.n]]
 
-    def states(self, body: list[Entry], slot: Int64s, entities: int, windows: int) -> list[list[list[Any]]]:
+    def states(self, stored: Stored, reach: Reach) -> list[list[list[Any]]]:
         """The values in order, `[entity][window]`, at most `n` each."""
+        from tidemill.kernel import windowed  # Numba: what only writes does without it
+
+        records = self.decode(stored.blobs)
+        ends = records.entity.searchsorted(np.arange(len(stored.blobs)), side="right")
+        narrowest = np.empty(len(records.span), dtype=np.int64)
+        windowed.narrowest(records.span, records.tag, ends, *stored.versions, *reach, narrowest)
+        entities, windows = len(stored.blobs) // 2, len(reach.edges)
         groups: list[list[Entry]] = [[] for _ in range(entities * windows)]
-        for at, entry in zip(slot.tolist(), body, strict=True):
-            groups[at].append(entry)
+        for blob, window, entry in zip(records.entity.tolist(), narrowest.tolist(), records.body, strict=True):
+            if window >= 0:
+                groups[blob // 2 * windows + window].append(entry)
         out = []
         for e in range(entities):
             kept: list[Entry] = []

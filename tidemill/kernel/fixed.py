@@ -10,7 +10,8 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,16 @@ from tidemill.kernel import digits
 from tidemill.kernel.table import (
     RECORD_VERSION,
     Int64s,
+    Reach,
     Records,
+    Stored,
     Table,
-    by_small,
     counted_events,
     group_starts,
     grouped,
     join_blobs,
     split_blobs,
+    stored_words,
 )
 from tidemill.stable import digest
 from tidemill.types import ColumnType
@@ -356,28 +359,27 @@ class FixedTable(Table[Int64s]):
             np.minimum.reduceat(body[:, self.adds :], starts, axis=0, out=out[:, self.adds :])
         return out
 
-    def states_of_one(self, body: Int64s, window: Int64s, inside: Int64s) -> list[list[list[int]]]:
-        """Without sorting: few records times few windows."""
-        if self.adds == self.words:
-            return [np.matmul(inside, body).tolist()]
-        out = np.empty((len(inside), self.words), dtype=np.int64)
-        np.matmul(inside, body[:, : self.adds], out=out[:, : self.adds])
-        np.where(inside[:, :, None], body[:, self.adds :], _NOTHING).min(axis=1, initial=_NOTHING, out=out[:, self.adds :])
-        return [out.tolist()]
+    def states(self, stored: Stored, reach: Reach) -> FixedStates:
+        from tidemill.kernel import windowed  # Numba: what only writes does without it
 
-    def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> list[list[list[int]]]:
-        """Words per entity and window, as Python integers: `[entity][window][word]`."""
-        out = np.zeros((entities * windows, self.words), dtype=np.int64)
-        out[:, self.adds :] = _NOTHING
-        if len(slot):
-            order = by_small(slot, len(out))
-            ordered = slot[order]
-            starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-            out[ordered[starts]] = self._reduce(body[order], starts)
-        nested = out.reshape(entities, windows, self.words)
-        adds, least = nested[:, :, : self.adds], nested[:, :, self.adds :]
-        for window in reversed(range(windows - 1)):
-            adds[:, window] += adds[:, window + 1]
-            np.minimum(least[:, window], least[:, window + 1], out=least[:, window])
-        states: list[list[list[int]]] = nested.tolist()
-        return states
+        words, ends = stored_words(stored.blobs, self.words + 2)
+        out = np.empty((len(ends) // 2, len(reach.edges), self.words), dtype=np.int64)
+        windowed.sums(words, ends, *stored.versions, *reach, self.adds, out)
+        return FixedStates(out)
+
+
+class FixedStates:
+    """The words of every entity in every window, int64 of shape (entities, windows, words). `found`: what readers have made of them."""
+
+    def __init__(self, words: Int64s) -> None:
+        self.words = words
+        self.found: dict[Any, list[list[Any]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def rows(self) -> list[list[list[int]]]:
+        """The same as Python integers: `[window][entity][word]`."""
+        rows: list[list[list[int]]] = self.words.swapaxes(0, 1).tolist()
+        return rows

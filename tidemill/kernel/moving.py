@@ -13,15 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tidemill.kernel.compiled import compiled_for_threads as _compiled
 from tidemill.kernel.table import Int64s
 
 Array = Any
 #: The minimum of nothing.
 NOTHING = np.iinfo(np.int64).max
-
-_compiled = njit(cache=True, nogil=True, boundscheck=False)
 
 
 def grouped(entity: Int64s, at: Int64s, entities: int) -> Int64s:

@@ -3,106 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tidemill import blocks
-from tidemill.kernel.table import Bools, Int64s, Records, Table
-from tidemill.kernel.tiles import RUNG_BITS, Ladder
+from tidemill.kernel.table import Bools, Int64s, Records, Stored, Table, Versions
+from tidemill.kernel.tiles import Ladder
 from tidemill.online.base import EMPTY_CELL, Cell
 
-#: A table, and the cells of some entities in it.
-Column = tuple[Table[Any], Sequence[Cell | None]]
 
-
-def window_states(columns: Sequence[Column], edges: Int64s, t: int) -> list[Any]:
-    """Per column, the state of each entity in each window `[edges[i], t)`; edges ascend. The published value and the tail count as one.
-
-    A tile counts by its start alone: its width is such that no served window cuts it. All columns are placed in one pass, since for
-    one entity it is the number of NumPy calls that takes the time.
-    """
-    windows = len(edges)
-    decoded = [_decoded(table, cells) for table, cells in columns]
-    window = _narrowest(_joined([records.span for records, _ in decoded]), edges, t)
-    lengths = [len(records.span) for records, _ in decoded]
-    ends = list(accumulate(lengths))
-    own = [window[b - n : b] for n, b in zip(lengths, ends, strict=True)]
-    _drop_held(own, decoded, columns)
-    inside = (window >= np.arange(windows)[:, None]).astype(np.int64) if len(columns[0][1]) == 1 else None
-    out = []
-    for (table, cells), (records, first), place, end in zip(columns, decoded, own, ends, strict=True):
-        if inside is not None and len(cells) == 1:
-            out.append(table.states_of_one(records.body, place, inside[:, end - len(place) : end]))
-            continue
-        entity = records.entity
-        entity[first:] -= len(cells)
-        rows = (place >= 0).nonzero()[0]
-        out.append(table.states(table.take(records.body, rows), entity[rows] * windows + place[rows], len(cells), windows))
-    return out
-
-
-def _decoded(table: Table[Any], cells: Sequence[Cell | None]) -> tuple[Records[Any], int]:
-    """All records, published ones first, and where the tails' begin. A tail's entity is counted on behind the last published one."""
+def stored(cells: Sequence[Cell | None]) -> Stored:
+    """The cells of some entities in one table, as `Table.states` takes them."""
     if len(cells) == 1:
         cell = cells[0] or EMPTY_CELL
-        records = table.decode([cell.published + cell.tail])
-        if not cell.tail:
-            return records, len(records.tag)
-        tail = len(cell.tail) // table.record_bytes if table.record_bytes else len(table.decode([cell.tail]).tag)
-        return records, len(records.tag) - tail
-    blobs = [b"" if cell is None else cell.published for cell in cells]
-    tails = [b"" if cell is None else cell.tail for cell in cells]
-    if not any(tails):
-        records = table.decode(blobs)
-        return records, len(records.tag)
-    records = table.decode(blobs + tails)
-    return records, int(records.entity.searchsorted(len(cells)))
+        return Stored((cell.published, cell.tail), _one_version(1, cell.k, cell.vector))
+    blobs: list[bytes] = []
+    known: dict[tuple[int, bytes], int] = {}
+    of = []
+    for k, vector, published, tail in (cell or EMPTY_CELL for cell in cells):
+        blobs += (published, tail)
+        of.append(known.setdefault((k, vector), len(known)))
+    if len(known) == 1:
+        return Stored(blobs, _one_version(len(cells), *next(iter(known))))
+    widest = max((len(vector) for _, vector in known), default=0) // 8
+    cuts = np.zeros((len(known), widest), dtype=np.int64)  # absent is 0: nothing is held
+    for cut, (_, vector) in zip(cuts, known, strict=True):
+        cut[: len(vector) // 8] = np.frombuffer(vector, dtype="<i8")
+    return Stored(blobs, Versions(np.array(of, dtype=np.int64), np.array([k for k, _ in known], dtype=np.int64), cuts))
 
 
-def _joined(arrays: Sequence[Int64s]) -> Int64s:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _narrowest(spans: Int64s, edges: Int64s, end: int) -> Int64s:
-    """The narrowest window that each tile lies in, -1 for none."""
-    starts = spans >> RUNG_BITS
-    window: Int64s = edges.searchsorted(starts, side="right") - 1
-    window[starts >= end] = -1
-    return window
-
-
-def _drop_held(own: Sequence[Int64s], decoded: Sequence[tuple[Records[Any], int]], columns: Sequence[Column]) -> None:
-    """Unmark the tail records that the published value of their entity holds already."""
-    versions = {(c.k, c.vector) for _, cells in columns for c in cells if c is not None and c.tail}
-    if len(versions) == 1:  # as usual: one pass over everything
-        ((k, vector),) = versions
-        if k:
-            held = ~blocks.counted(_joined([r.tag[first:] for r, first in decoded]), k, np.frombuffer(vector, dtype="<i8"))
-            at = 0
-            for place, (_, first) in zip(own, decoded, strict=True):
-                tail = place[first:]
-                tail[held[at : at + len(tail)]] = -1
-                at += len(tail)
-        return
-    for place, (records, first), (_, cells) in zip(own, decoded, columns, strict=True):
-        _drop_held_by_entity(place[first:], records.tag[first:], records.entity[first:] % len(cells), cells)
-
-
-def _drop_held_by_entity(window: Int64s, tags: Int64s, entity: Int64s, cells: Sequence[Cell | None]) -> None:
-    """The same for the tails of one column, whose entities stand at different versions."""
-    versions: dict[tuple[int, bytes], list[int]] = {}
-    for i, cell in enumerate(cells):
-        if cell is not None and cell.k and cell.tail:
-            versions.setdefault((cell.k, cell.vector), []).append(i)
-    for (k, vector), entities in versions.items():
-        held = ~blocks.counted(tags, k, np.frombuffer(vector, dtype="<i8"))
-        if len(entities) < len(cells):
-            member = np.zeros(len(cells), dtype=np.bool_)
-            member[entities] = True
-            held &= member[entity]
-        window[held] = -1
+@lru_cache(maxsize=256)
+def _one_version(entities: int, k: int, vector: bytes) -> Versions:
+    """All at the same version, as usual; it changes once per publication."""
+    cut = np.frombuffer(vector, dtype="<i8").astype(np.int64).reshape(1, -1)
+    return Versions(np.zeros(entities, dtype=np.int64), np.array([k]), cut)
 
 
 def compact(table: Table[Any], tails: Sequence[bytes], ladder: Ladder, horizon: int, cuts: Mapping[int, Int64s]) -> list[bytes]:

@@ -1,7 +1,7 @@
 """A bundle's features at many instants of the past: what `Bundle.evaluate` answers one instant at a time, over raw events.
 
 Events are prepared by the very tables that fold them for the stream, one event at a time; `tidemill.kernel.moving` merges what lies
-in each window; and the aggregations finalize it. Needs Numba: the extra `datasets`.
+in each window; and the aggregations finalize it.
 """
 
 from __future__ import annotations

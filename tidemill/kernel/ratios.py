@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tidemill.kernel.compiled import compiled_for_threads
 from tidemill.kernel.digits import BASE_BITS, Float64s, Int64s
 
 #: Digits beyond the point: 96 bits, so that 64 are left below the leading one of the smallest ratio, 1 / 2**31.
@@ -29,7 +29,7 @@ def ratios(words: Int64s, counts: Int64s, bits: int) -> Float64s:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled_for_threads
 def _ratios(words: Any, counts: Any, bits: int, out: Any) -> None:
     width = words.shape[1]
     digit = np.empty(width, dtype=np.int64)
@@ -64,7 +64,7 @@ def _ratios(words: Any, counts: Any, bits: int, out: Any) -> None:
             out[r] = -out[r]
 
 
-@njit(cache=True, nogil=True)
+@compiled_for_threads
 def _carried(digit: Any) -> bool:
     """Bring the digits of one number below 2**32; whether it is negative."""
     for i in range(len(digit) - 1):
@@ -73,7 +73,7 @@ def _carried(digit: Any) -> bool:
     return bool(digit[-1] < 0)
 
 
-@njit(cache=True, nogil=True)
+@compiled_for_threads
 def _rounded(quotient: Any, rest: Any, bits: int) -> float:
     leading = len(quotient) - 1
     while leading > 2 and quotient[leading] == 0:

@@ -14,7 +14,20 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
-from tidemill.kernel.table import RECORD_VERSION, Int64s, Records, Table, counted_events, group_starts, grouped, join_blobs, split_blobs
+from tidemill.kernel.table import (
+    RECORD_VERSION,
+    Int64s,
+    Reach,
+    Records,
+    Stored,
+    Table,
+    counted_events,
+    group_starts,
+    grouped,
+    join_blobs,
+    split_blobs,
+    stored_words,
+)
 from tidemill.stable import digest
 from tidemill.types import ColumnType
 
@@ -26,9 +39,6 @@ REST_BITS = 64 - PRECISION
 
 _WORDS = 4  # of a record, for its registers
 _LANES = 8 * _WORDS
-_CHUNKS = REGISTERS // _LANES
-#: Dense states are made for so many entities at a time: 4 KiB each per window.
-_ENTITIES = 256
 
 
 def stable_hashes(values: pl.Series) -> npt.NDArray[np.uint64]:
@@ -115,21 +125,15 @@ class RegisterTable(Table[Int64s]):
         body = np.column_stack([records.body[first, 0], np.ascontiguousarray(ranks).view(np.int64)])
         return Records(records.entity[first], records.span[first], records.tag[first], body)
 
-    def states(self, body: Int64s, slot: Int64s, entities: int, windows: int) -> RegisterStates:
-        lows = range(0, entities, _ENTITIES)
-        return RegisterStates([self._nested(body, slot, low, min(low + _ENTITIES, entities), windows) for low in lows])
+    def states(self, stored: Stored, reach: Reach) -> RegisterStates:
+        from tidemill.kernel import windowed  # Numba: what only writes does without it
 
-    @staticmethod
-    def _nested(body: Int64s, slot: Int64s, low: int, high: int, windows: int) -> Ranks:
-        """The registers of some entities, (entities, windows, registers)."""
-        mine = (slot >= low * windows) & (slot < high * windows)
-        place = (slot[mine] - low * windows) * _CHUNKS + body[mine, 0]
-        ranks = np.zeros(((high - low) * windows * _CHUNKS, _LANES), dtype=np.uint8)
-        order, starts = group_starts(place)
-        if len(starts):
-            ranks[place[order[starts]]] = np.maximum.reduceat(_ranks(body[mine])[order], starts, axis=0)
-        own = ranks.reshape(high - low, windows, REGISTERS)
-        return np.maximum.accumulate(own[:, ::-1], axis=1)[:, ::-1]
+        words, ends = stored_words(stored.blobs, 3 + _WORDS)
+        window = np.empty(len(words), dtype=np.int64)
+        windowed.narrowest(words[:, 0], words[:, 1], ends, *stored.versions, *reach, window)
+        out = np.zeros((len(ends) // 2, len(reach.edges), REST_BITS + 2), dtype=np.int64)
+        windowed.registers(words[:, 2], words.view(np.uint8)[:, -_LANES:], window, ends, REGISTERS, out)
+        return RegisterStates(out)
 
 
 def _ranks(body: Int64s) -> Ranks:
@@ -137,14 +141,14 @@ def _ranks(body: Int64s) -> Ranks:
 
 
 class RegisterStates:
-    """The registers of every entity in every window."""
+    """How many registers hold each rank: (entities, windows, ranks)."""
 
-    def __init__(self, slices: Sequence[Ranks]) -> None:
-        self._slices = slices
+    def __init__(self, histograms: Int64s) -> None:
+        self._histograms = histograms
 
     def estimates(self, window: int) -> list[int]:
         """The number of distinct values per entity."""
-        return [estimate(np.bincount(row, minlength=REST_BITS + 2).tolist()) for ranks in self._slices for row in ranks[:, window]]
+        return [estimate(histogram) for histogram in self._histograms[:, window].tolist()]
 
 
 def estimate(histogram: Sequence[int]) -> int:

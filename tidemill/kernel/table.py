@@ -12,8 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
-from typing import Any, Final, Generic, TypeVar
+from itertools import accumulate, pairwise
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,28 @@ class Records(Generic[Body]):
     span: Int64s
     tag: Int64s
     body: Body
+
+
+class Versions(NamedTuple):
+    """What was published of n entities: the version that each stands at, int64 (n,); of each version its k, and its cut, one per row."""
+
+    of: Int64s
+    k: Int64s
+    cut: Int64s
+
+
+class Stored(NamedTuple):
+    """The cells of n entities in one table: of each its published records, and those of its tail; and what was published."""
+
+    blobs: Sequence[bytes]
+    versions: Versions
+
+
+class Reach(NamedTuple):
+    """Windows `[edges[i], t)` at an instant; edges ascend, so that windows are numbered from the longest."""
+
+    edges: Int64s
+    t: int
 
 
 class Table(ABC, Generic[Body]):
@@ -101,20 +123,11 @@ class Table(ABC, Generic[Body]):
         """Records that agree on entity, span and tag (and cell) become one; sorted by entity."""
 
     @abstractmethod
-    def states(self, body: Body, slot: Int64s, entities: int, windows: int) -> Any:
-        """The merged state of every entity in every window.
+    def states(self, stored: Stored, reach: Reach) -> Any:
+        """The merged state of every entity in every window; what is published and the tail count as one.
 
-        `slot` (n,) is `entity * windows + window`, where window is the narrowest that the record lies in, windows being numbered from
-        the longest: a record counts in its own window and in all longer ones. What is returned only this table's aggregations read.
+        What is returned only this table's aggregations read.
         """
-
-    def states_of_one(self, body: Body, window: Int64s, inside: Int64s) -> Any:
-        """`states` of a single entity; `window` (n,) is -1 for records that lie in none.
-
-        `inside` (windows, n) says the same in another way: 1 where a record counts in a window, 0 where not.
-        """
-        rows = (window >= 0).nonzero()[0]
-        return self.states(self.take(body, rows), window[rows], 1, len(inside))
 
 
 #: From so many rows on, Polars' streaming engine groups faster; below, starting it costs more than it saves.
@@ -135,15 +148,6 @@ def counted_events(events: pl.DataFrame, masks: Mapping[str, pl.Series], column:
         return passed
     there = events[column].is_not_null()
     return there if passed is None else there & passed
-
-
-def by_small(keys: Int64s, below: int) -> Int64s:
-    """The stable order of keys that are at least 0 and below a bound: by counting instead of comparing, where 16 bits hold them.
-
-    >>> by_small(np.array([2, 0, 2, 1]), 3).tolist()
-    [1, 3, 0, 2]
-    """
-    return np.argsort(keys.astype(np.uint16) if below <= 1 << 16 else keys, kind="stable")
 
 
 def group_starts(*keys: Int64s) -> tuple[Int64s, Int64s]:
@@ -170,6 +174,12 @@ def split_blobs(words: Int64s, entity: Int64s, count: int) -> list[bytes]:
     size = words.shape[1] * 8
     ends = (np.searchsorted(entity, np.arange(count + 1)) * size).tolist()
     return [buffer[a:b] for a, b in pairwise(ends)]
+
+
+def stored_words(blobs: Sequence[bytes], width: int) -> tuple[Int64s, Int64s]:
+    """Blobs to rows of `width` int64, and where each blob's rows end."""
+    words = np.frombuffer(b"".join(blobs), dtype="<i8").reshape(-1, width)
+    return words, np.fromiter(accumulate(map(len, blobs)), dtype=np.int64, count=len(blobs)) // (8 * width)
 
 
 def join_blobs(blobs: Sequence[bytes], width: int) -> tuple[Int64s, Int64s]:
