@@ -57,9 +57,9 @@ def make_app(service: Service) -> Starlette:
     async def openapi(_: Request) -> Response:
         return Response(told, media_type=JSON)
 
+    posts = {"/v1/features": Post(service, service.features), "/v1/score": Post(service, service.score)}
     routes = [
-        Route("/v1/features", Post(service, service.features), methods=["POST"]),
-        Route("/v1/score", Post(service, service.score), methods=["POST"]),
+        *(Route(path, post, methods=["POST"]) for path, post in posts.items()),
         Route("/v1/models", models),
         Route("/livez", livez),
         Route("/readyz", readyz),
@@ -82,7 +82,7 @@ def make_app(service: Service) -> Starlette:
 
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Gate, service=service, routes=[route.path for route in routes])],
+        middleware=[Middleware(Gate, service=service, routes=[route.path for route in routes], posts=posts)],
         exception_handlers={HTTPException: _refused},
         lifespan=lifespan,
     )
@@ -98,10 +98,13 @@ async def _tell(service: Service) -> None:
 
 
 class Gate:
-    """Around everything: who may come in, what is counted, and what becomes of errors."""
+    """Around everything: who may come in, what is counted, and what becomes of errors.
 
-    def __init__(self, app: ASGIApp, service: Service, routes: list[str]) -> None:
-        self._app, self._service, self._routes = app, service, frozenset(routes)
+    `posts` are asked at once, past Starlette's routing, which takes as long as a tenth of an answer.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, routes: list[str], posts: Mapping[str, ASGIApp]) -> None:
+        self._app, self._service, self._routes, self._posts = app, service, frozenset(routes), posts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -121,7 +124,8 @@ class Gate:
         try:
             if service.keys and path not in OPEN:
                 _check_key(service.keys, scope["headers"])
-            await self._app(scope, receive, sending)
+            post = self._posts.get(path) if scope["method"] == "POST" else None
+            await (post or self._app)(scope, receive, sending)
         except Exception as error:
             fault, request = self._explained(error, route)
             if status:

@@ -73,7 +73,7 @@ class Service:
         """
         try:
             for service in self.store.env.definitions.services:
-                self.store.get_online_features(service, [])
+                self.store.warm_up(service)
             registry = self.store.models
             wanted = self.settings.models or [name for name in registry.names() if CHAMPION in registry.aliases(name)]
         except TidemillError as error:

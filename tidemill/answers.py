@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -169,9 +170,17 @@ def _known(state: SlotState, cells: Sequence[Cell | None]) -> dict[int, int]:
     """The positions of one entity in one bundle: the slot's, or the published version's where they are higher."""
     out = {p: offset for p, offset in state.positions.items() if p != HISTORY}
     for vector in {c.vector for c in cells if c is not None and c.vector}:
-        for partition, offset in enumerate(np.frombuffer(vector, dtype="<i8").tolist()):
-            out[partition] = max(out.get(partition, 0), offset)
+        for partition, offset in enumerate(_offsets(vector)):
+            if offset > out.get(partition, -1):
+                out[partition] = offset
     return out
+
+
+@lru_cache(maxsize=256)
+def _offsets(vector: bytes) -> list[int]:
+    """A published version's cut; it changes once per publication."""
+    offsets: list[int] = np.frombuffer(vector, dtype="<i8").tolist()
+    return offsets
 
 
 def _lowest(positions: Sequence[dict[int, int]]) -> dict[int, int]:

@@ -70,3 +70,10 @@ def test_registers_that_do_not_exist_are_an_error() -> None:
     record = np.array([span_of(5, 0), 0, 128, 0, 0, 0, 0], dtype="<i8").tobytes()
     with pytest.raises(ValueError, match="registers that do not exist"):
         table.states(stored([Cell(0, b"", b"", record)]), Reach(np.array([0]), 10))
+
+
+@examples(200)
+@given(values=st.lists(st.integers(-4, 4) | st.integers(-(2**62), 2**62), max_size=40))
+def test_distinct_values_come_to_the_front_in_order(values: list[int]) -> None:
+    given_ = np.array(values, dtype=np.int64)
+    assert given_[: windowed._distinct(given_)].tolist() == sorted(set(values))

@@ -229,7 +229,7 @@ class Bundle:
 
 
 #: From so many entities on, arrays of all windows take less time than each value by itself.
-_MANY = 8
+MANY = 8
 
 
 class _FixedReader:
@@ -248,7 +248,7 @@ class _FixedReader:
         return found[window]
 
     def _of_all_windows(self, states: FixedStates) -> list[Values]:
-        if self._many is not None and len(states) >= _MANY:
+        if self._many is not None and len(states) >= MANY:
             return self._in_arrays(self._many, states.words)
         finalize, pick = self._finalize, self._pick
         return [[finalize(pick(words)) for words in entities] for entities in states.rows]

@@ -120,12 +120,45 @@ def histograms(words: Array, ends: Array, version: Array, k: Array, cut: Array, 
             for j in range(a, end[e]):
                 buckets[j] = lowest[e] + j - a
         else:
-            distinct = np.unique((words[first:last, 2] >> bits)[window[first:last] >= 0])
-            end[e] = a + len(distinct)
-            buckets[a : end[e]] = distinct
+            j = a
+            for i in range(first, last):
+                if window[i] >= 0:
+                    buckets[j] = words[i, 2] >> bits
+                    j += 1
+            end[e] = a + _distinct(buckets[a:j])
         _counted(words[first:last, 2], window[first:last], buckets[a : end[e]], dense[e], bits, counts[:, a : end[e]])
         first = last
     return begin, end, buckets, counts
+
+
+@compiled
+def _distinct(values: Array) -> int:
+    """Bring the distinct values to the front, ascending; how many they are. By a heap: NumPy's sort takes seven seconds to compile."""
+    n = len(values)
+    for root in range(n // 2 - 1, -1, -1):
+        _sink(values, root, n)
+    for last in range(n - 1, 0, -1):
+        values[0], values[last] = values[last], values[0]
+        _sink(values, 0, last)
+    kept = 0
+    for i in range(n):
+        if kept == 0 or values[i] != values[kept - 1]:
+            values[kept] = values[i]
+            kept += 1
+    return kept
+
+
+@compiled
+def _sink(heap: Array, node: int, size: int) -> None:
+    """Let a node sink to where it is no smaller than those below it."""
+    while 2 * node + 1 < size:
+        child = 2 * node + 1
+        if child + 1 < size and heap[child] < heap[child + 1]:
+            child += 1
+        if heap[node] >= heap[child]:
+            break
+        heap[node], heap[child] = heap[child], heap[node]
+        node = child
 
 
 @compiled
@@ -136,7 +169,15 @@ def _counted(packed: Array, window: Array, buckets: Array, dense: bool, bits: in
         w = window[i]
         if w >= 0:
             bucket = packed[i] >> bits
-            j = bucket - buckets[0] if dense else np.searchsorted(buckets, bucket)
+            j = bucket - buckets[0]
+            if not dense:
+                j, above = 0, len(buckets)
+                while j < above:
+                    middle = (j + above) >> 1
+                    if buckets[middle] < bucket:
+                        j = middle + 1
+                    else:
+                        above = middle
             counts[w, j] = min(counts[w, j] + (packed[i] & full), full)
     for w in range(len(counts) - 2, -1, -1):
         for j in range(len(buckets)):

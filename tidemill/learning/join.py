@@ -15,17 +15,18 @@ What each label came to is counted when no prediction can want it any more: see 
 
 from __future__ import annotations
 
-import heapq
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from heapq import heapify, heappop, heappush
+from typing import Any, TypeVar
 
 import msgspec
 
 from tidemill.times import BEGINNING
 
+T = TypeVar("T")
 #: What becomes of a label. `used`: it was learned. `duplicate`: it says what was learned anyhow. `replaced`: a later one came before its
 #: prediction was closed. `late`: its prediction had been closed without a label. `revised_late`: another one had been learned, and is not
 #: unlearned. `unmatched`: no prediction that it could be of was logged.
@@ -100,10 +101,12 @@ class Joiner:
     _pending: list[Prediction] = field(default_factory=list)
     _head: int = 0
     _ids: set[str] = field(default_factory=set)
-    _labels: dict[str, list[_Held]] = field(default_factory=dict)
+    #: By key: as usual one, or several in a list.
+    _labels: dict[str, _Held | list[_Held]] = field(default_factory=dict)
     _expiring: list[tuple[int, int, str]] = field(default_factory=list)
-    _closed: dict[str, list[_Closed]] = field(default_factory=dict)
-    _forgetting: deque[tuple[int, str, str]] = field(default_factory=deque)
+    _closed: dict[str, _Closed | list[_Closed]] = field(default_factory=dict)
+    #: With their keys, in the order in which they were closed.
+    _forgetting: deque[tuple[str, _Closed]] = field(default_factory=deque)
     _number: int = 0
 
     @property
@@ -132,32 +135,38 @@ class Joiner:
 
     def labelled(self, partition: int, label: Label) -> None:
         """Take the next label of a partition of the log."""
+        key, known, time = label.key, label.known, label.time
         newest = self.newest.get(partition)
-        known = label.known if newest is None else max(label.known, newest - self.lateness)
-        self.newest[partition] = label.known if newest is None else max(newest, label.known)
-        self._number += 1
-        self._labels.setdefault(label.key, []).append(_Held(known, min(label.time, known), label.value, self._number))
-        heapq.heappush(self._expiring, (known + self.horizon, self._number, label.key))
+        if newest is None or known > newest:
+            self.newest[partition] = known
+        elif known < newest - self.lateness:
+            known = newest - self.lateness
+        self._number = number = self._number + 1
+        held = _Held(known, min(known, time), label.value, number)
+        before = self._labels.setdefault(key, held)
+        if before is not held:
+            self._labels[key] = [*_each(before), held]
+        heappush(self._expiring, (known + self.horizon, number, key))
 
     def closed(self) -> Iterator[Example]:
         """The predictions that can be closed now, in order. Take all of them, or stop: the rest comes the next time."""
         watermark, horizon, pending = self.watermark, self.horizon, self._pending
+        labels, remembered, forgetting = self._labels, self._closed, self._forgetting
         try:
             while self._head < len(pending) and pending[self._head].at + horizon < watermark:
                 prediction = pending[self._head]
                 self._head += 1
-                at, key = prediction.at, prediction.key
+                at, id, key = prediction.at, prediction.id, prediction.key
                 # Not the watermark: whoever stops here has closed no more than this.
-                self.frontier, self.last = at + horizon, (at, prediction.id)
-                held = self._labels.get(key)
+                self.frontier, self.last = at + horizon, (at, id)
+                held = labels.get(key)
                 best = None if held is None else self._best(at, held)
                 value, number = (None, None) if best is None else (best.value, best.number)
-                closed = _Closed(at, prediction.id, value, number)
-                if key in self._closed:
-                    self._closed[key].append(closed)
-                else:
-                    self._closed[key] = [closed]
-                self._forgetting.append((at + 4 * horizon, prediction.id, key))
+                closed = _Closed(at, id, value, number)
+                before = remembered.setdefault(key, closed)
+                if before is not closed:
+                    remembered[key] = [*_each(before), closed]
+                forgetting.append((key, closed))
                 yield Example(prediction, value)
         finally:
             del pending[: self._head]
@@ -165,9 +174,8 @@ class Joiner:
         self.frontier = max(self.frontier, watermark)
         self._expire(watermark)
 
-    def _best(self, at: int, held: list[_Held]) -> _Held | None:
-        end, by_id = at + self.horizon, self.by_id
-        own = [h for h in held if h.known <= end and (h.known if by_id else h.time) >= at]
+    def _best(self, at: int, held: _Held | list[_Held]) -> _Held | None:
+        own = [h for h in _each(held) if h.known <= at + self.horizon and self._after(h, at)]
         if len(own) < 2:
             return own[0] if own else None
         return max(own, key=lambda h: (h.known, h.time, _ordered(h.value), -h.number))
@@ -178,30 +186,30 @@ class Joiner:
 
     def _expire(self, watermark: int) -> None:
         """Count the labels that no prediction can want any more, then forget predictions that none can be of."""
-        while self._expiring and self._expiring[0][0] < watermark:
-            _, number, key = heapq.heappop(self._expiring)
-            held = self._labels[key]
-            if len(held) == 1:
-                label = held[0]
-                del self._labels[key]
+        expiring, labels, counts = self._expiring, self._labels, self.counts
+        while expiring and expiring[0][0] < watermark:
+            _, number, key = heappop(expiring)
+            held = labels.pop(key)
+            if isinstance(held, list):
+                (one,) = (h for h in held if h.number == number)
+                labels[key] = _bare([h for h in held if h is not one])
             else:
-                label = held.pop(next(i for i, h in enumerate(held) if h.number == number))
-            self.counts[self._came_to(label, key)] += 1
-        while self._forgetting and self._forgetting[0][0] < watermark:
-            _, id, key = self._forgetting.popleft()
-            self._ids.discard(id)
-            closed = self._closed[key]
-            if len(closed) == 1:
-                del self._closed[key]
-            else:
-                self._closed[key] = [c for c in closed if c.id != id]
+                one = held
+            counts[self._came_to(one, key)] += 1
+        forgetting, remembered, since = self._forgetting, self._closed, watermark - 4 * self.horizon
+        while forgetting and forgetting[0][1].at < since:
+            key, gone = forgetting.popleft()
+            self._ids.discard(gone.id)
+            closed = remembered.pop(key)
+            if type(closed) is list:
+                remembered[key] = _bare([c for c in closed if c is not gone])
 
     def _came_to(self, label: _Held, key: str) -> str:
-        closed = self._closed.get(key, ())
-        if len(closed) == 1 and closed[0].number == label.number:
+        closed = self._closed.get(key)
+        if type(closed) is _Closed and closed.number == label.number:
             return "used"  # as usual
         # The bound decides what counts as its own, so that it does not matter how long predictions really are remembered.
-        mine = [c for c in closed if label.known <= c.at + 2 * self.horizon and self._after(label, c.at)]
+        mine = [c for c in _each(closed) if label.known <= c.at + 2 * self.horizon and self._after(label, c.at)]
         if not mine:
             return "unmatched"
         if any(c.number == label.number for c in mine):
@@ -238,16 +246,28 @@ class Joiner:
         self._pending = [Prediction(*p) for p in state["pending"]]
         self._labels, self._expiring, self._closed = {}, [], {}
         for key, held in state["labels"].items():
-            self._labels[key] = [_Held(*h) for h in held]
-            self._expiring += [(h.known + self.horizon, h.number, key) for h in self._labels[key]]
-        for key, some in state["closed"].items():
-            self._closed[key] = [_Closed(*c) for c in some]
+            some = [_Held(*h) for h in (held if isinstance(held[0], list) else [held])]
+            self._labels[key] = _bare(some)
+            self._expiring += [(h.known + self.horizon, h.number, key) for h in some]
+        closed = []
+        for key, found in state["closed"].items():
+            those = [_Closed(*c) for c in (found if isinstance(found[0], list) else [found])]
+            self._closed[key] = _bare(those)
+            closed += [(key, c) for c in those]
         self._pending.sort()
-        heapq.heapify(self._expiring)
-        # As they were closed: in order.
-        closed = sorted((c.at, c.id, key) for key, some in self._closed.items() for c in some)
-        self._forgetting = deque((at + 4 * self.horizon, id, key) for at, id, key in closed)
-        self._ids = {p.id for p in self._pending} | {c.id for some in self._closed.values() for c in some}
+        heapify(self._expiring)
+        self._forgetting = deque(sorted(closed, key=lambda each: (each[1].at, each[1].id)))  # as they were closed
+        self._ids = {p.id for p in self._pending} | {c.id for _, c in closed}
+
+
+def _each(some: T | list[T] | None) -> Sequence[T]:
+    """Of one, several or none: each."""
+    return some if isinstance(some, list) else () if some is None else (some,)
+
+
+def _bare(some: list[T]) -> T | list[T]:
+    """The other way round, of at least one."""
+    return some if len(some) > 1 else some[0]
 
 
 def _ordered(value: Any) -> tuple[str, Any]:
