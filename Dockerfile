@@ -29,6 +29,8 @@ COPY --chown=10001:10001 examples/flights /project
 COPY docker/healthy.py /usr/local/lib/tidemill/healthy.py
 ENV PATH=/opt/tidemill/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001
+# So that containers need not compile before their first request (those on another kind of processor do).
+RUN python -m tidemill.kernel.warm
 # Another project is mounted here, or copied over this one. Below its .tidemill, workers say how they are: it must be writable.
 WORKDIR /project/servers
 VOLUME /var/lib/tidemill/offline

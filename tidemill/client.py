@@ -20,7 +20,7 @@ from tidemill.definitions.resolve import Requested
 from tidemill.entities import entity_key
 from tidemill.environment import Environment
 from tidemill.errors import HorizonError, NotAppliedError, RequestError, StoreUnavailableError
-from tidemill.kernel.bundle import MANY, Bundle, Evaluated, evaluate
+from tidemill.kernel.bundle import Bundle, Evaluated, evaluate
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import OVERFLOW
 from tidemill.online.base import Cell, CellId, Heartbeat, SlotId
@@ -153,13 +153,10 @@ class FeatureStore:
 
         Raises what `get_online_features` raises.
         """
+        from tidemill.kernel.warm import compile_loops
+
+        compile_loops()
         self.get_online_features(features, [])
-        for view in self._plan(features).views:
-            for entities in (1, MANY):
-                cells = [dict.fromkeys(tables, [None] * entities) for tables in view.tables]
-                evaluated = evaluate(self._clock(), list(zip(view.bundles, cells, strict=True)))
-                for _, b, stored in view.features:
-                    stored.read(evaluated[b])
 
     # ---- historical -------------------------------------------------------------------------------------------------------------
 
