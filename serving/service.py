@@ -97,7 +97,12 @@ class Service:
         """`POST /v1/score`. Raises `Fault`, and what the library raises."""
         request = decode(body, self._scores, self.settings.max_rows)
         answer = self.store.score(
-            request.model, request.entity_rows, at=request.at, fallback=request.fallback, max_missing=request.max_missing
+            request.model,
+            request.entity_rows,
+            at=request.at,
+            fallback=request.fallback,
+            max_missing=request.max_missing,
+            request_id=request.request_id,
         )
         hidden = next((r for r in answer.reason if r is not None and told(r) != r), None)
         if hidden is not None:

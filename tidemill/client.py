@@ -210,6 +210,7 @@ class FeatureStore:
         at: dt.datetime | int | str | None = None,
         fallback: Fallback = None,
         max_missing: int | None = None,
+        request_id: str | None = None,
     ) -> Scores:
         """The scores of some entities: features in one read of the online store, on-demand features, and the model.
 
@@ -219,10 +220,13 @@ class FeatureStore:
         the model gives nothing finite, the row gets no score; or the score `fallback`; or with "error" the request fails.
         With a `fallback`, `max_missing` is 0 unless it is given. Both may also be given to a version when it is registered.
 
+        `request_id`, a UUID, becomes the first row's prediction id, from which the others follow: whoever asks again for want of an answer
+        gives the same, so that the predictions count once. Without it every call makes new ones.
+
         Raises what `get_online_features` raises, `NotFoundError`, `ModelRefusedError` for a version that cannot be loaded where no other
         serves already, `ModelError` for one that fails, and `ScoringError`.
         """
-        return self.scorer.score(model, entity_rows, at=at, fallback=fallback, max_missing=max_missing)
+        return self.scorer.score(model, entity_rows, at=at, fallback=fallback, max_missing=max_missing, request_id=request_id)
 
     async def score_async(
         self,
@@ -232,9 +236,10 @@ class FeatureStore:
         at: dt.datetime | int | str | None = None,
         fallback: Fallback = None,
         max_missing: int | None = None,
+        request_id: str | None = None,
     ) -> Scores:
         """`score` in one of a few threads. Raises `OverloadedError` too, where a thousand requests wait for one."""
-        return await self.scorer.score_async(model, entity_rows, at=at, fallback=fallback, max_missing=max_missing)
+        return await self.scorer.score_async(model, entity_rows, at=at, fallback=fallback, max_missing=max_missing, request_id=request_id)
 
     def _instant(self, at: dt.datetime | int | str | None) -> dt.datetime:
         return from_micros(self._clock() if at is None else _instant(at))

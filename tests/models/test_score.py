@@ -86,6 +86,17 @@ def test_prediction_ids_are_sorted_uuids_of_version_7_and_never_come_twice(store
     assert {uuid.UUID(i).variant for i in ids} == {uuid.RFC_4122}
 
 
+@pytest.mark.usefixtures("model")
+def test_a_request_that_is_made_again_makes_the_same_predictions(store: tm.FeatureStore) -> None:
+    given = store.score("m", ROWS[:1]).prediction_id[0]
+    first, second = (store.score("m", ROWS, request_id=given).prediction_id for _ in range(2))
+    assert first == second
+    assert first[0] == given
+    assert len(set(first)) == len(ROWS)
+    with pytest.raises(RequestError, match="request_id is 'mine': give a UUID"):
+        store.score("m", ROWS, request_id="mine")
+
+
 def test_missing_features_go_to_the_model_and_the_row_is_degraded(store: tm.FeatureStore, model: Any) -> None:
     scores = store.score("m", [KNOWN, UNKNOWN])
     assert scores.status == ["ok", "degraded"]

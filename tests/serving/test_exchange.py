@@ -193,6 +193,23 @@ def test_a_connection_that_is_cut_once_is_no_error(kind: type[httpx.HTTPError], 
     assert len(tries) == 2
 
 
+def test_every_try_of_a_request_for_scores_names_the_same_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    asked: list[str] = []
+
+    def cut(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["request_id"])
+        raise httpx.ReadError("it is gone")
+
+    with httpx.Client(transport=httpx.MockTransport(cut)) as http:
+        client = ScoringClient("http://x", http=http)
+        for _ in range(2):
+            with pytest.raises(errors.ServiceUnavailableError):
+                client.score("m", [{"k": "a"}])
+    assert len(asked) == 6
+    assert asked[:3] == [asked[0]] * 3 != asked[3:] == [asked[3]] * 3
+
+
 def test_an_answer_that_is_late_is_said_to_be() -> None:
     def late(_: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("")

@@ -73,6 +73,15 @@ def test_scores_come_with_ids_a_version_and_their_features(client: TestClient, s
     assert all(0.5 < score < 1 for score in answer["score"])
 
 
+def test_tries_of_one_request_have_the_same_prediction_ids(client: TestClient, served: Served) -> None:
+    served.model()
+    request = {"model": "m", "entity_rows": [{"k": "a"}, {"k": "b"}], "request_id": "018bcfe5-6800-7000-bfff-ffffffffffff"}
+    first, second = (post(client, json.dumps(request), "/v1/score").json()["prediction_id"] for _ in range(2))
+    assert first == second == ["018bcfe5-6800-7000-bfff-ffffffffffff", "018bcfe5-6800-7000-8000-000000000000"]
+    for wrong in ("", "me", request["request_id"] + "0", 7):
+        error(post(client, json.dumps({**request, "request_id": wrong}), "/v1/score"), "invalid")
+
+
 def test_a_row_that_the_model_may_not_score_gets_the_fallback_or_fails_the_request(client: TestClient, served: Served) -> None:
     served.model()
 

@@ -16,7 +16,7 @@ from tidemill.answers import OK as FEATURE_OK
 from tidemill.errors import ModelError, OverloadedError, RequestError, ScoringError, StoreUnavailableError
 from tidemill.models.loaded import LoadedModel
 from tidemill.models.manifest import Fallback, check_fallback, check_max_missing
-from tidemill.models.prediction_ids import prediction_ids
+from tidemill.models.prediction_ids import ids_from, prediction_ids
 from tidemill.models.registry import Models
 from tidemill.models.scores import AWAY, DEGRADED, FAILED, FALLBACK, OK, Scores
 from tidemill.models.serving import ServedModels
@@ -40,7 +40,9 @@ class Scorer:
         self._waiting = 0
         self._lock = threading.Lock()
 
-    def score(self, model: str, entity_rows: Any, *, at: Any, fallback: Fallback, max_missing: int | None) -> Scores:
+    def score(
+        self, model: str, entity_rows: Any, *, at: Any, fallback: Fallback, max_missing: int | None, request_id: str | None = None
+    ) -> Scores:
         """See `FeatureStore.score`."""
         serving = self.served.get(model).now  # once: score and version belong together
         loaded = serving.loaded
@@ -52,6 +54,7 @@ class Scorer:
             raise RequestError(str(error)) from None
         if limit is None and instead is not None:
             limit = 0
+        first = None if request_id is None else _uuid(request_id)
         rows = entity_rows if isinstance(entity_rows, list) else _materialised(entity_rows)
         try:
             features = self._store.get_online_features(loaded.request, rows, at=at)
@@ -67,12 +70,15 @@ class Scorer:
             bad = _not_ok([features.status[c] for c in manifest.columns])
             reasons = [_too_many(b, len(manifest.columns)) if limit is not None and b > limit else None for b in bad]
             raw = _asked(loaded, [columns[c] for c in manifest.columns], reasons, instead)
-        scores = self._answer(loaded, features, raw, bad, reasons, instead, serving.warning)
+        ids = prediction_ids(len(raw), self._clock()) if first is None else ids_from(first, len(raw))
+        scores = self._answer(loaded, ids, features, raw, bad, reasons, instead, serving.warning)
         if self._store.prediction_log is not None:
             self._store.prediction_log.offer(scores)
         return scores
 
-    async def score_async(self, model: str, entity_rows: Any, *, at: Any, fallback: Fallback, max_missing: int | None) -> Scores:
+    async def score_async(
+        self, model: str, entity_rows: Any, *, at: Any, fallback: Fallback, max_missing: int | None, request_id: str | None = None
+    ) -> Scores:
         """See `FeatureStore.score_async`."""
         with self._lock:
             if self._waiting >= MAX_WAITING:
@@ -82,7 +88,8 @@ class Scorer:
             self._waiting += 1
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)), thread_name_prefix="tidemill-score")
-            future = self._pool.submit(self.score, model, entity_rows, at=at, fallback=fallback, max_missing=max_missing)
+            given = {"at": at, "fallback": fallback, "max_missing": max_missing, "request_id": request_id}
+            future = self._pool.submit(self.score, model, entity_rows, **given)
         future.add_done_callback(self._done)
         return await asyncio.wrap_future(future)
 
@@ -99,6 +106,7 @@ class Scorer:
     def _answer(
         self,
         loaded: LoadedModel,
+        ids: list[str],
         features: OnlineFeatures,
         raw: Sequence[float | None],
         bad: Sequence[int],
@@ -106,7 +114,7 @@ class Scorer:
         instead: Fallback,
         warning: str | None,
     ) -> Scores:
-        manifest, n = loaded.manifest, len(raw)
+        manifest = loaded.manifest
         scores: list[float | None] = list(raw)
         status = [OK if b == 0 else DEGRADED for b in bad]
         for i, reason in enumerate(reasons):
@@ -115,7 +123,7 @@ class Scorer:
                     raise ScoringError(f'row {i} has no score of {manifest.title}: {reason} (fallback is "error")')
                 scores[i], status[i] = instead, FALLBACK
         return Scores(
-            prediction_ids(n, self._clock()),
+            ids,
             scores,
             [manifest.label(s) for s in scores],
             status,
@@ -161,6 +169,13 @@ def _materialised(entity_rows: Any) -> list[Mapping[str, Any]]:
     from tidemill.client import _rows
 
     return _rows(entity_rows)
+
+
+def _uuid(request_id: str) -> str:
+    try:
+        return ids_from(request_id, 1)[0]
+    except (ValueError, TypeError, AttributeError):
+        raise RequestError(f"request_id is {request_id!r}: give a UUID, the same for every try of one request") from None
 
 
 def _not_ok(statuses: Sequence[list[str]]) -> list[int]:

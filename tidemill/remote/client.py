@@ -20,6 +20,7 @@ from tidemill.errors import (
     TidemillError,
 )
 from tidemill.models.manifest import check_fallback
+from tidemill.models.prediction_ids import prediction_ids
 from tidemill.remote.answers import RemoteFeatures, RemoteScores, features_of, scores_instead, scores_of
 from tidemill.remote.exchange import Answer, Call, Lost, Policy, Send, Wait, call
 from tidemill.remote.rows import json_instant, json_rows, plain_rows
@@ -111,8 +112,8 @@ class ScoringClient(_Base):
         """The scores of some entities: see `FeatureStore.score`.
 
         With a number as `fallback`, a service that cannot be asked now (no connection, no answer in time, too much to do) is no error
-        either: every row gets this score, with the status `fallback` and the reason. A call that was cut and tried again may have made
-        a prediction that nobody knows; what comes back was made once.
+        either: every row gets this score, with the status `fallback` and the reason. A call that is tried again has the same prediction
+        ids with every try, so that what the log of predictions has of it counts once.
         """
         rows = plain_rows(entity_rows)
         try:
@@ -224,7 +225,8 @@ def score_request(
         raise RequestError(str(error)) from None
     if not rows:
         raise RequestError("there are no entity rows: give at least one")
-    return ScoreRequest(model, json_rows(rows), json_instant(at), instead, max_missing)
+    (request_id,) = prediction_ids(1, time.time_ns() // 1000)  # one for all tries
+    return ScoreRequest(model, json_rows(rows), json_instant(at), instead, max_missing, request_id)
 
 
 def _driven(steps: Call[T], send: Callable[[float], Answer | Lost]) -> T:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+_UUID = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 #: The integers of every store and engine at the edges.
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Scalar = str | Int64 | float | bool | None
@@ -46,6 +47,10 @@ class ScoreRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
     max_missing: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(description="How many of a row's features may be missing or stale before it gets the fallback. Default: the version's own."),
+    ] = None
+    request_id: Annotated[
+        Annotated[str, Meta(pattern=_UUID)] | None,
+        Meta(description="The first row's prediction id, from which the others follow. Give the same with every try of one request."),
     ] = None
 
 
