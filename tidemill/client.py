@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -18,6 +18,7 @@ from tidemill.applied import Applied
 from tidemill.definitions import FeatureSet, FeatureView, OnDemand, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.entities import entity_key
+from tidemill.entity_rows import request_columns, rows_of
 from tidemill.environment import Environment
 from tidemill.errors import HorizonError, NotAppliedError, RequestError, StoreUnavailableError
 from tidemill.kernel.bundle import Bundle, Evaluated, evaluate
@@ -120,7 +121,7 @@ class FeatureStore:
         instant that the store has compacted past), `StoreUnavailableError`.
         """
         plan = self._plan(features)
-        rows = entity_rows if isinstance(entity_rows, list) and all(type(r) is dict for r in entity_rows) else _rows(entity_rows)
+        rows = entity_rows if isinstance(entity_rows, list) and all(type(r) is dict for r in entity_rows) else rows_of(entity_rows)
         instant = self._clock() if at is None else _instant(at)
         answers = self._read(plan, rows, instant)
         columns: dict[str, list[Any]] = {n: [r.get(n) for r in rows] for n in plan.row_columns}
@@ -405,37 +406,8 @@ def _instant(at: dt.datetime | int | str) -> int:
     return instant
 
 
-def _rows(entity_rows: Any) -> list[Mapping[str, Any]]:
-    if isinstance(entity_rows, pl.DataFrame):
-        return list(entity_rows.iter_rows(named=True))
-    if hasattr(entity_rows, "to_pylist"):  # an Arrow table or record batch, without importing it
-        return list(entity_rows.to_pylist())
-    if hasattr(entity_rows, "to_dict") and hasattr(entity_rows, "columns"):  # pandas
-        from tidemill.datasets.questions import as_frame  # the one place that knows what Arrow makes of pandas' objects
-
-        return list(as_frame(entity_rows).iter_rows(named=True))
-    one = isinstance(entity_rows, (Mapping, str)) or not isinstance(entity_rows, Iterable)
-    rows: list[Any] = [entity_rows] if one else list(entity_rows)
-    wrong = [r for r in rows if not isinstance(r, Mapping)]
-    if wrong or isinstance(entity_rows, Mapping):
-        got = f"has {wrong[0]!r} in it" if wrong else "is one dict"
-        raise RequestError(f"entity_rows {got}: give a list of dicts, such as [{{'origin': 'JFK'}}], or a frame")
-    return rows
-
-
 def _on_demand(output: OnDemand, stored: Mapping[str, list[Any]], rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     return output.evaluate({r.column: stored[r.column] for r in output.refs} | request_columns(output, rows))
-
-
-def request_columns(output: OnDemand, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The request columns that an on-demand feature reads. Raises `RequestError` for one that a row does not have."""
-    columns: dict[str, list[Any]] = {}
-    for name in output.request:
-        missing = [i for i, r in enumerate(rows) if name not in r]
-        if missing:
-            raise RequestError(f"request row {missing[0]} has no {name!r}, which on-demand feature {output.name!r} needs")
-        columns[name] = [r[name] for r in rows]
-    return columns
 
 
 def _worst(statuses: Sequence[str]) -> str:

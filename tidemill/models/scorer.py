@@ -13,6 +13,7 @@ import numpy as np
 
 from tidemill.answers import MISSING, AsOf, OnlineFeatures
 from tidemill.answers import OK as FEATURE_OK
+from tidemill.entity_rows import request_columns, rows_of
 from tidemill.errors import ModelError, OverloadedError, RequestError, ScoringError, StoreUnavailableError
 from tidemill.models.loaded import LoadedModel
 from tidemill.models.manifest import Fallback, check_fallback, check_max_missing
@@ -55,7 +56,7 @@ class Scorer:
         if limit is None and instead is not None:
             limit = 0
         first = None if request_id is None else _uuid(request_id)
-        rows = entity_rows if isinstance(entity_rows, list) else _materialised(entity_rows)
+        rows = entity_rows if isinstance(entity_rows, list) else rows_of(entity_rows)
         try:
             features = self._store.get_online_features(loaded.request, rows, at=at)
         except StoreUnavailableError as error:
@@ -138,8 +139,6 @@ class Scorer:
 
     def _nothing(self, loaded: LoadedModel, rows: Sequence[Mapping[str, Any]], at: Any) -> OnlineFeatures:
         """What is known of these rows while the online store is away. Raises `RequestError` as if it were there."""
-        from tidemill.client import request_columns
-
         plan = self._store._plan(loaded.request)
         for _, output in plan.outputs:
             if output is not None:
@@ -163,12 +162,6 @@ class _Readable:
         store = self._store()
         if store is not None:
             store._plan(loaded.request)
-
-
-def _materialised(entity_rows: Any) -> list[Mapping[str, Any]]:
-    from tidemill.client import _rows
-
-    return _rows(entity_rows)
 
 
 def _uuid(request_id: str) -> str:
