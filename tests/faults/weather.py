@@ -83,12 +83,17 @@ def all_workers_killed(weather: Weather) -> int:
 
 def killed_once_they_stream(weather: Weather) -> int:
     """Wait until the workers have applied something since they were last started, then, within half a second, kill one or all."""
-    start = weather.replay.progress
-    while weather.replay.progress == start and not weather.over.wait(0.01):
-        pass
+    until_it_moves(weather)
     if weather.over.wait(weather.dice.uniform(0.0, 0.5)):
         return 0
     return one_worker_killed(weather) if weather.dice.random() < 0.7 else all_workers_killed(weather)
+
+
+def until_it_moves(weather: Weather) -> None:
+    """Wait until the stream has applied something more."""
+    start = weather.replay.progress
+    while weather.replay.progress == start and not weather.over.wait(0.01):
+        pass
 
 
 class BatchKilled:
