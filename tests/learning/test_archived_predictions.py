@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,6 +176,34 @@ def test_killed_anywhere_nothing_is_there_twice_and_in_the_end_all_is(world: Wor
             assert set(now) <= set(right)
     assert kills >= 3
     assert said(archived(world)) == right
+
+
+def test_a_real_process_killed_hard_again_and_again_archives_everything_once(world: World) -> None:
+    code = f"""
+from tidemill.environment import Environment
+from tidemill.logged.archive import archive
+print("ready", flush=True)
+archive(Environment.load({str(world.path)!r}), rows=1, report=lambda n: print(n, flush=True))
+"""
+    store = world.env().offline
+    for n, file in enumerate(journal_files(store, PREDICTIONS)):  # a file an entry, so that there are many portions
+        lines = list(read_lines(store, file))
+        head = (store.read(file.key) or b"").splitlines()[0].replace(f'"entries": {len(lines)}'.encode(), b'"entries": 1')
+        store.delete(file.key)
+        for i, line in enumerate(lines):
+            store.create(f"{file.key.rpartition('/')[0]}/{file.first}-{file.last}-{n:08x}-{i:06d}.jsonl", head + b"\n" + line + b"\n")
+    assert len(journal_files(store, PREDICTIONS)) == 72
+    dice, portions = random.Random(3), 0
+    for _ in range(4):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(dice.randint(2, 8)):
+                portions += process.stdout.readline() not in ("ready\n", "")
+            time.sleep(dice.random() / 50)
+            process.send_signal(signal.SIGKILL)
+    assert portions >= 4
+    assert archive(world.env()).rows > 0, "they were killed before they had done"
+    assert said(archived(world)) == oracle(logged(world))
 
 
 def test_the_types_of_a_service_that_has_gone_are_those_that_the_values_have(world: World) -> None:
