@@ -25,7 +25,7 @@ def once(env: Environment, settings: LearnerSettings, say: Say, *, publish: bool
     with _alone(env, settings) as guard:
         learner = Learner(env, settings, say=say, guard=guard)
         try:
-            while learner.step() or learner.awaits_labels:
+            while learner.step() or learner.await_labels():
                 guard()
             if publish and learner.fresh:
                 guard()

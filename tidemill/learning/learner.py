@@ -155,9 +155,8 @@ class Learner:
         """Whether it has learned something that is not published."""
         return self.learned > self._published and self.paused is None
 
-    @property
-    def awaits_labels(self) -> bool:
-        """After a step that did nothing: whether there are labels that a client has not fetched yet. Waits for it a little."""
+    def await_labels(self) -> bool:
+        """After a step that did nothing: whether there are labels that a client has not fetched yet; then it waits a little for them."""
         if self.paused is not None or self.labels.at_end:
             return False
         time.sleep(_FETCH)
