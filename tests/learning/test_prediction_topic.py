@@ -147,7 +147,7 @@ def test_while_there_is_no_topic_entries_wait_and_nobody_else_does(kafka_broker:
     assert log.flush(PATIENCE)
     assert log.close().written == 5
     assert numbers(kafka_broker, name) == [0, 1, 2, 3, 4]
-    assert "3 predictions were not logged" in caplog.text
+    assert "3 entries of the log of predictions were lost" in caplog.text
 
 
 def test_what_nobody_ever_takes_counts_as_dropped_at_the_end_and_the_end_comes_soon(
@@ -177,7 +177,7 @@ def test_what_is_too_large_for_the_topic_is_counted_and_the_rest_is_delivered(
     counts = log.close()
     assert (counts.written, counts.dropped, counts.failed) == (5, 1, 1)
     assert numbers(kafka_broker, name) == [0, 1, 3, 4, 6]
-    assert "1 predictions were not logged" in caplog.text
+    assert "1 entries of the log of predictions were lost" in caplog.text
 
 
 def test_a_broker_that_is_killed_and_comes_back_gets_everything_once(broker_to_stop: Broker, name: str) -> None:

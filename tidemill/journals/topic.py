@@ -108,8 +108,9 @@ class TopicJournal(Background):
                 self._busy = 0
                 self._line = None if self._over else line
         assert self._producer is not None
-        if self._line is not None:
-            self._send(self._producer, *self._line)
+        waiting = self._line  # whoever closes may take it away meanwhile
+        if waiting is not None:
+            self._send(self._producer, *waiting)
         if self._producer is not None:
             self._producer.poll()
         return True
@@ -182,7 +183,7 @@ class TopicJournal(Background):
         """Say that entries were dropped: at once, and then once a minute at most."""
         gone = self._dropped + self._failed
         if gone > self._warned and (last or time.monotonic() >= self._warn_at):
-            _LOGGER.warning("%d %s were not logged: %s", gone - self._warned, self.name, self._why)
+            _LOGGER.warning("%d entries of the log of %s were lost: %s", gone - self._warned, self.name, self._why)
             self._warned, self._warn_at = gone, time.monotonic() + _WARN
 
 
