@@ -23,7 +23,7 @@ from tests.learning.test_learner import Killed
 from tests.learning.world import COLUMNS, START, World
 from tests.servers.kafka import kafka_broker
 from tidemill.cli.app import build
-from tidemill.errors import LeaseError, StoreError
+from tidemill.errors import LeaseError, LogError, StoreError
 from tidemill.journals import entries, exact, journal_files
 from tidemill.journals.reader import read_lines
 from tidemill.logged import archive as archives
@@ -370,3 +370,12 @@ def test_offsets_that_were_deleted_first_are_counted_and_another_topic_begins_at
     assert archive(world.env()).lost == 0
     there = logged(world) + [json.loads(line) for line in lines[:10] + lines[14:]]
     assert said(archived(world)) == oracle(there)
+
+
+def test_a_topic_that_is_not_there_is_an_error_and_nothing_is_written(topical: Any) -> None:
+    world, _, name, _ = topical
+    toml = world.path / "tidemill.toml"
+    toml.write_text(toml.read_text().replace(name, "no-such-topic"))
+    with pytest.raises(LogError, match="there is no topic 'no-such-topic'"):
+        archive(world.env())
+    assert not (world.path / ".tidemill/offline/logged").exists()

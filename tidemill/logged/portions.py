@@ -50,8 +50,12 @@ class Sources:
             settings = env.kafka_settings()
             client: Any = settings.pop("client", None)
             self._log = KafkaLog(env.project.brokers or "", name, client=client, settings=settings, max_bytes=MAX_ENTRY)
-            self.topic = self._log.topic_id or name
-            self._ends = self._log.ends()
+            try:
+                self.topic = self._log.topic_id or name
+                self._ends = self._log.ends()
+            except BaseException:
+                self._log.close()
+                raise
 
     def next(self, read: dict[str, int], positions: dict[int, int], most: int) -> tuple[Portion, Taken]:
         """About `most` rows that were not taken yet; both mappings are moved on.
