@@ -79,6 +79,9 @@ def make_app(service: Service) -> Starlette:
             if service.file is not None:
                 service.file.write()
             service.close()
+            if service.file is not None:
+                service.note()  # what its logs could not write in time
+                service.file.write()
 
     app = Starlette(
         routes=routes,
@@ -92,7 +95,7 @@ def make_app(service: Service) -> Starlette:
 
 async def _tell(service: Service) -> None:
     while service.file is not None:
-        service.note_models()
+        service.note()
         service.file.write()
         await asyncio.sleep(_TELL_EVERY)
 

@@ -52,6 +52,7 @@ class Counts(Struct):
     """Since the service began, of one worker. Used by one thread.
 
     `requests`: by route, then by status. `rows`: by route. `faults`: by type. `scored`: rows by model, version and what became of them.
+    `logged`: entries of the logs of reads and predictions, by log and what became of them.
     """
 
     pid: int = 0
@@ -65,6 +66,7 @@ class Counts(Struct):
     rows: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     scored: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    logged: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
@@ -91,6 +93,8 @@ class Counts(Struct):
             mine.total += times.total
         _into(self.rows, other.rows)
         _into(self.faults, other.faults)
+        for log, outcomes in other.logged.items():
+            _into(self.logged.setdefault(log, {}), outcomes)
         for model, versions in other.scored.items():
             for version, outcomes in versions.items():
                 _into(self.scored.setdefault(model, {}).setdefault(version, {}), outcomes)

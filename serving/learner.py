@@ -25,7 +25,7 @@ def once(env: Environment, settings: LearnerSettings, say: Say, *, publish: bool
     with _alone(env, settings) as guard:
         learner = Learner(env, settings, say=say, guard=guard)
         try:
-            while learner.step():
+            while learner.step() or learner.await_labels():
                 guard()
             if publish and learner.fresh:
                 guard()
@@ -63,7 +63,7 @@ def run(
                     wait = FIRST_WAIT
                 except (OvertakenError, StoreUnavailableError, LogUnavailableError) as error:
                     if learner is not None:
-                        learner.labels.close()
+                        learner.let_go()
                     learner = None
                     if isinstance(error, OvertakenError):
                         say("warning", "begins at the checkpoint again", reason=str(error))

@@ -35,6 +35,9 @@ def collect(workers: Sequence[Counts], project: str) -> Iterator[Metric]:
     ]
     text = "Rows scored, by what became of them; of a model's newest versions, and of all older ones together."
     yield Metric("tidemill_scored_rows_total", "counter", text, ("model", "version", "outcome"), scored)
+    logged = [Sample((log, outcome), n) for log, outcomes in sorted(total.logged.items()) for outcome, n in outcomes.items()]
+    text = "Answers that were to be logged, by what became of them; those that were dropped or failed are in no log."
+    yield Metric("tidemill_log_entries_total", "counter", text, ("log", "outcome"), logged)
     loaded = [(w, m) for w in workers for m in w.models]
     known = [Sample((str(w.index), str(w.pid), m.reference, m.version), 1) for w, m in loaded]
     yield Metric("tidemill_model_info", "gauge", "1 for the version that answers.", ("worker", "pid", "model", "version"), known)

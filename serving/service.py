@@ -49,6 +49,7 @@ class Service:
     ) -> None:
         self.store, self.settings, self.keys, self.journal = store, settings, keys, journal
         self.counts, self.file = counts, file
+        self._logged_before = {name: dict(outcomes) for name, outcomes in counts.logged.items()}  # by workers that this one carries on
         self._writer = Writer()
         self._features = msgspec.json.Decoder(FeaturesRequest)
         self._scores = msgspec.json.Decoder(ScoreRequest)
@@ -184,11 +185,16 @@ class Service:
 
     def all_counts(self) -> list[Counts]:
         """What all workers of the service have counted."""
-        self.note_models()
+        self.note()
         return [self.counts] if self.file is None else self.file.all()
 
-    def note_models(self) -> None:
-        """Take down which versions answer, for the metrics."""
+    def note(self) -> None:
+        """Take down which versions answer, and what the logs have written, for the metrics."""
+        for log in (self.store.read_log, self.store.prediction_log):
+            if log is not None:
+                now, before = log.counts, self._logged_before.get(log.name, {})
+                found = {"written": now.written, "dropped": now.dropped, "failed": now.failed}
+                self.counts.logged[log.name] = {outcome: n + before.get(outcome, 0) for outcome, n in found.items()}
         if "scorer" in self.store.__dict__:
             served = [(each.reference, each.now, each.looked) for each in self.store.scorer.served.all()]
             self.counts.models = [Loaded(name, now.loaded.manifest.version, now.warning is not None, at) for name, now, at in served]

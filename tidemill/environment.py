@@ -139,7 +139,7 @@ class Environment:
         if brokers is not None and source.topic is not None:
             from tidemill.logs.kafka import KafkaLog  # needs the extra
 
-            settings, _ = split_settings(self.project.settings.get("kafka", {}))
+            settings = self.kafka_settings()
             client: Any = settings.pop("client", None)
             lines = not self.carries_avro(source)
             return KafkaLog(brokers, source.topic, client=client, settings=settings, topic_id=self._topic_id(source), lines=lines)
@@ -154,6 +154,10 @@ class Environment:
             columns=columns,
             timestamp=source.timestamp,
         )
+
+    def kafka_settings(self) -> dict[str, str]:
+        """[kafka] of tidemill.toml: `client`, which is tidemill's, and what is for the client itself."""
+        return split_settings(self.project.settings.get("kafka", {}))[0]
 
     def remember_topic(self, source: Source, log: Log) -> None:
         """Note which topic a source's offsets are of, so that one that was deleted and created again is noticed, also after a restart.

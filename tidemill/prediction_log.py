@@ -4,16 +4,21 @@ An entry of the journal `predictions` is one request: `model`, `version` and `sh
 digest of what the features mean; `at`, the instant whose features these are; `columns`, the keys and request columns; `features`, their
 names in the model's order; and row by row `ids`, `x` (the values in that order, null where there was none), `status` (of each feature
 that is not ok, by its place), `score`, `outcome` (ok, degraded, fallback) and `reason`.
+
+It is written to files, or to a Kafka topic: `predictions_topic` of [log], at the brokers of [stream].
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from tidemill.answers import OK
-from tidemill.read_log import ShareLog
+from tidemill.journals.topic import TopicJournal
+from tidemill.read_log import ShareLog, log_store
 
 if TYPE_CHECKING:
+    from tidemill.environment import Environment
     from tidemill.models.scores import Scores
 
 #: The journal's name.
@@ -25,6 +30,20 @@ class PredictionLog(ShareLog):
 
     name = PREDICTIONS
     most = 20_000
+
+    @classmethod
+    def of(cls, env: Environment) -> Self | None:
+        """What [log] asks for, in files or a topic; None where it asks for nothing. With a topic all are noted, unless it says less."""
+        topic = predictions_topic(env)
+        if topic is None:
+            return super().of(env)
+        from tidemill.logs.kafka.producer import connecting  # needs the extra
+
+        rate = float(env.project.settings["log"].get(cls.name, 1))
+        settings = env.kafka_settings()
+        settings.pop("client", None)
+        connect = connecting(env.project.brokers or "", topic, settings)
+        return cls(log_store(env), rate, journal=TopicJournal(cls.name, connect, _key, most=cls.most)) if rate else None
 
     def offer(self, scores: Scores) -> None:
         """Note an answer, if the dice say so."""
@@ -58,3 +77,15 @@ class PredictionLog(ShareLog):
             }
 
         self._journal.put(entry, weight=max(len(ids), 1))
+
+
+def predictions_topic(env: Environment) -> str | None:
+    """The topic that predictions are logged to, if it is one."""
+    found: str | None = env.project.settings.get("log", {}).get("predictions_topic")
+    return found
+
+
+def _key(entry: Mapping[str, Any]) -> str:
+    """An id is as good as random, so that keys spread."""
+    ids = entry["ids"]
+    return ids[0] if ids else ""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from tidemill.answers import AsOf, OnlineFeatures, ViewAnswer
 from tidemill.errors import DefinitionError
 from tidemill.journals import Counts, Journal
+from tidemill.journals.background import Background
 from tidemill.offline.store import OfflineStore
 from tidemill.times import SECOND, parse_duration
 
@@ -47,7 +48,7 @@ class ShareLog:
         most: int | None = None,
         seconds: float = 10.0,
         choose: Any = random.random,
-        journal: Journal | None = None,
+        journal: Background | None = None,
     ) -> None:
         if not 0 <= rate <= 1:
             raise DefinitionError(f"the log's rate is the share of {self.name} to note, from 0 to 1; got {rate!r}")

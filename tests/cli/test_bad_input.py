@@ -117,6 +117,7 @@ COMMANDS = [
     "get s card=a amount=1",
     "backtest s --labels labels.parquet",
     "status",
+    "archive-predictions",
     "dead-letters count",
     "dead-letters replay tx --to x.jsonl",
 ]

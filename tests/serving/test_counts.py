@@ -60,10 +60,12 @@ def test_everything_that_is_counted_is_carried_on(tmp_path: Path) -> None:
     first.counts.rows["/a"] = 4
     first.counts.faults["invalid"] = 2
     first.counts.scored["m"] = {"1": {"ok": 3}}
+    first.counts.logged["predictions"] = {"written": 5, "dropped": 1}
     first.write()
     second = counts.CountsFile(tmp_path, 2, counts.Counts(), carry=["worker-1.json", "worker-0.json"])
     assert (second.counts.requests, second.counts.rows) == ({"/a": {"200": 1}}, {"/a": 4})
     assert (second.counts.faults, second.counts.scored) == ({"invalid": 2}, {"m": {"1": {"ok": 3}}})
+    assert second.counts.logged == {"predictions": {"written": 5, "dropped": 1}}
     assert second.counts.times["/a"].total == 0.3
     assert second.counts.carried == ["worker-1.json"]
 

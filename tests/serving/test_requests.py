@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.serving.conftest import NOW, ROW, Served
+from tests.serving.conftest import NOW, ROW, Served, app
 from tidemill.errors import ModelError, StoreError, StoreUnavailableError
+from tidemill.prediction_log import PredictionLog
 from tidemill.remote.wire import TYPES
 
 FEATURES = {"features": "everything", "entity_rows": [ROW]}
@@ -339,6 +340,22 @@ def test_metrics_count_requests_rows_errors_and_scores_and_name_no_entity(client
     assert 'tidemill_scored_rows_total{model="m",outcome="degraded",version="1"} 1.0' in lines
     assert any(line.startswith("tidemill_model_info{") and 'version="1"' in line for line in lines)
     assert "someone-secret" not in text
+
+
+def test_metrics_count_what_was_logged_and_what_was_dropped_also_by_workers_before(served: Served) -> None:
+    served.model()
+    store = served.store()
+    store.prediction_log = log = PredictionLog(store.env.offline, most=2)
+    made = served.service(store=store)
+    made._logged_before["predictions"] = {"written": 100, "dropped": 10}
+    with TestClient(app.make_app(made)) as client:
+        for rows in (1, 2, 3):
+            post(client, json.dumps({"model": "m", "entity_rows": [{"k": "a"}] * rows}), "/v1/score")
+            assert log.flush()
+        lines = set(client.get("/metrics").text.splitlines())
+    assert 'tidemill_log_entries_total{log="predictions",outcome="written"} 102.0' in lines
+    assert 'tidemill_log_entries_total{log="predictions",outcome="dropped"} 11.0' in lines
+    assert 'tidemill_log_entries_total{log="predictions",outcome="failed"} 0.0' in lines
 
 
 def test_now_is_the_stores_clock(client: TestClient) -> None:

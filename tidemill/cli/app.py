@@ -30,6 +30,7 @@ COMMANDS = (
     "model",
     "predict",
     "learn",
+    "archive_predictions",
     "serve",
     "get",
     "status",

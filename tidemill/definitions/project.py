@@ -44,7 +44,7 @@ _KEYS: dict[str, dict[str, type]] = {
         "metrics_host": str,
     },
     "models": {"trusted": list},
-    "log": {"reads": float, "predictions": float, "directory": str, "every": str},
+    "log": {"reads": float, "predictions": float, "predictions_topic": str, "directory": str, "every": str},
     "learner": {
         **dict.fromkeys(("model", "labels", "label", "horizon", "lateness", "missing", "alias", "publish_every"), str),
         "join": list,
@@ -69,8 +69,8 @@ class Project:
     fixed by the first `apply`. `slack`: how far in the past a read may be; `linger`: how long stream workers
     gather events, at the end of a log, before they write them; both in microseconds. `settings`: per section, what else is set
     (`stream.workers`, `stream.metrics`, `batch.every`, `batch.engine`, `spark.master`, Spark's own settings, `models.trusted`,
-    `predict`, `log.reads`, `learner`, `kafka.client`, the Kafka client's own settings, named as librdkafka names them, and those of a
-    schema registry).
+    `predict`, `log.reads`, `log.predictions_topic`, `learner`, `kafka.client`, the Kafka client's own settings, named as librdkafka
+    names them, and those of a schema registry).
     """
 
     directory: Path
@@ -112,6 +112,10 @@ class Project:
             if not 0 <= share <= 1:
                 raise DefinitionError(f"{file}: log.{what} is the share of {what} to note, from 0 to 1; got {share}")
         values.duration("log", "every", "10s")
+        if values.get("log", "predictions_topic", None) and not values.get("stream", "brokers", None):
+            raise DefinitionError(
+                f'{file}: log.predictions_topic is a Kafka topic, and stream.brokers is not set: add brokers = "host:port"'
+            )
         if values.get("kafka", "client", "python") not in ("confluent", "python"):
             raise DefinitionError(f"{file}: kafka.client is confluent or python; got {values.get('kafka', 'client', None)!r}")
         if values.get("batch", "engine", "local") not in ENGINES:

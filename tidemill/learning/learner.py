@@ -18,7 +18,7 @@ from typing import Any
 from tidemill.environment import Environment
 from tidemill.errors import DefinitionError, ModelError, ModelRefusedError, NotFoundError
 from tidemill.learning import checkpoint as checkpoints
-from tidemill.learning.inputs import LabelLog, PredictionFiles
+from tidemill.learning.inputs import LabelLog, Predictions
 from tidemill.learning.join import Example, Joiner
 from tidemill.learning.prequential import Prequential
 from tidemill.learning.river import OnlineModel, RefusedError
@@ -33,6 +33,8 @@ from tidemill.times import from_micros
 Say = Callable[..., object]
 #: Who moves aliases, in the journal of the model.
 _BY = "tidemill learn"
+#: In seconds, between two looks at what a client of a topic has fetched.
+_FETCH = 0.01
 #: Alerts that the status lists.
 _ALERTS = 20
 COUNTS = ("learned", "missing", "fallback", "refused", "other_definition", "published", "resets", "drift_on_error", "drift_on_score")
@@ -66,7 +68,7 @@ class Learner:
         self._models = Models(env, now)
         self._seconds, self._guard = checkpoint_seconds, guard
         self.joiner = Joiner(settings.horizon, settings.lateness, settings.by_id)
-        self.predictions, self.labels = PredictionFiles(env, settings), LabelLog(env, settings)
+        self.predictions, self.labels = Predictions(env, settings), LabelLog(env, settings)
         self.counts = dict.fromkeys(COUNTS, 0)
         self.alerts: list[dict[str, Any]] = []
         #: Why nothing is learned, if so.
@@ -107,11 +109,10 @@ class Learner:
         self.id, self._n, self.version, self._published = state["id"], state["n"], state["version"], state["published"]
         self.counts, self.alerts = {**self.counts, **state["counts"]}, state["alerts"]
         self.joiner.restore(state["joiner"])
-        self.predictions.read, self.predictions.damaged = dict(state["predictions"]["read"]), state["predictions"]["damaged"]
         self.labels.positions = {int(p): o for p, o in state["labels"]["positions"].items()}
         self.labels.unreadable = state["labels"]["unreadable"]
         manifest = self._models.manifest(self.settings.model, self.version)
-        self.predictions.meanings = list(state["predictions"].get("meanings", [manifest.definition]))
+        self.predictions.restore(state["predictions"], manifest.definition)
         key = self._env.offline.path(checkpoints.checkpoint_key(self.settings.model))
         frameworks.check_versions(f"the learner's checkpoint {key}", state.get("libraries", {"river": manifest.libraries["river"]}))
         self.online = OnlineModel.load(manifest, found.model)
@@ -154,6 +155,13 @@ class Learner:
         """Whether it has learned something that is not published."""
         return self.learned > self._published and self.paused is None
 
+    def await_labels(self) -> bool:
+        """After a step that did nothing: whether there are labels that a client has not fetched yet; then it waits a little for them."""
+        if self.paused is not None or self.labels.at_end:
+            return False
+        time.sleep(_FETCH)
+        return True
+
     def step(self) -> int:
         """Read what is new, and learn what can be learned; how much there was, 0 when there is nothing to do for now."""
         self._follow()
@@ -168,16 +176,19 @@ class Learner:
             raise
 
     def _stepped(self) -> int:
-        # Labels first: a prediction is in the store before its label comes, so none is missed that these labels close.
+        # Labels first: a prediction is in its log before its label comes, so none is missed that these labels close, as long as all that
+        # is in the log by now is taken before them: every file, and every partition of the topic to its end.
         labels = self.labels.read()
-        files = self.predictions.new()
-        for file in files:
-            for prediction in self.predictions.take(file):
+        batches = 0
+        for batch in self.predictions.new():
+            batches += 1
+            self._guard()
+            for prediction in batch:
                 self.joiner.predicted(prediction)
         for partition, some in labels:
             for label in some:
                 self.joiner.labelled(partition, label)
-        self._dirty = self._dirty or bool(labels or files)
+        self._dirty = self._dirty or bool(labels or batches)
         for example in self.joiner.closed():
             if self._learn(example) and self._due():
                 self.publish()
@@ -187,7 +198,7 @@ class Learner:
             self.publish()
         if self._dirty and self.paused is None and self._clock() - self._kept_at >= self._seconds:
             self.keep()
-        return len(files) + sum(len(some) for _, some in labels)
+        return batches + sum(len(some) for _, some in labels)
 
     def _due(self) -> bool:
         return self.learned - self._published >= self.settings.publish_examples
@@ -369,11 +380,7 @@ class Learner:
             "alerts": self.alerts,
             "joiner": self.joiner.state(),
             "libraries": frameworks.installed(("river",)),
-            "predictions": {
-                "read": self.predictions.read,
-                "damaged": self.predictions.damaged,
-                "meanings": self.predictions.meanings,
-            },
+            "predictions": self.predictions.state(),
             "labels": {"positions": {str(p): o for p, o in self.labels.positions.items()}, "unreadable": self.labels.unreadable},
             "metrics": self.metrics.state(),
         }
@@ -409,5 +416,12 @@ class Learner:
         try:
             if self._dirty and self.paused is None and not self._halfway:
                 self.keep()
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Give back files and connections, and keep nothing."""
+        try:
+            self.predictions.close()
         finally:
             self.labels.close()

@@ -13,8 +13,8 @@ from tidemill.logs.kafka.settings import Settings
 from tidemill.logs.kafka.watch import TopicWatch
 
 # librdkafka would write to stderr. Whoever wants to know listens to this logger.
-_LOGGER = logging.getLogger("tidemill.logs.kafka")
-_LOGGER.addHandler(logging.NullHandler())
+LOGGER = logging.getLogger("tidemill.logs.kafka")
+LOGGER.addHandler(logging.NullHandler())
 
 _DEFAULTS: dict[str, str | int | float | bool] = {
     "client.id": "tidemill",
@@ -63,7 +63,7 @@ class ConfluentReader(KafkaReader):
         }
         try:
             # A callback for errors, so that they are not logged: those that matter come as messages too, and the watch sees the others.
-            self._consumer = Consumer({**_DEFAULTS, **settings.confluent(), **_OURS, "error_cb": _ignore}, logger=_LOGGER)
+            self._consumer = Consumer({**_DEFAULTS, **settings.confluent(), **_OURS, "error_cb": ignore}, logger=LOGGER)
         except KafkaException as refusal:
             raise LogError(f"Kafka settings: {refusal.args[0].str()}") from None
         self._stand(offset)
@@ -108,5 +108,5 @@ class ConfluentReader(KafkaReader):
         self._consumer.close()
 
 
-def _ignore(error: object) -> None:
-    pass
+def ignore(error: object) -> None:
+    """For clients that are not to log errors."""

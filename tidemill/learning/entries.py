@@ -1,0 +1,91 @@
+"""What a learner takes from an entry of the log of predictions, in files or a topic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from tidemill.journals import DamagedFileError, exact, plain
+from tidemill.learning.join import Prediction
+from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
+
+#: What reading an entry raises that is none.
+DAMAGED = (DamagedFileError, msgspec.MsgspecError, ValueError, TypeError, KeyError)
+
+
+def key_text(values: Sequence[Any]) -> str:
+    """The key by which labels find predictions, of the values of the columns that they are joined by."""
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else json.dumps([plain(v) for v in values])
+
+
+class _Entry(msgspec.Struct):
+    """Of an entry what a learner needs; columns and features are left as they are until somebody wants them."""
+
+    model: str
+    version: str
+    definition: str
+    at: dict[str, int]
+    columns: msgspec.Raw
+    ids: list[str]
+    x: list[msgspec.Raw]
+    score: list[float | None]
+    outcome: list[str]
+
+
+_entries = msgspec.json.Decoder(_Entry)
+
+
+def _decoded(line: bytes) -> _Entry:
+    """Raises `ValueError` for a line that is no prediction."""
+    try:
+        return _entries.decode(line)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:  # halves of surrogate pairs, which Python writes and reads
+        found = json.loads(line)
+        for name in ("columns", "x"):
+            part = found[name]
+            found[name] = [json.dumps(v) for v in part] if name == "x" else json.dumps(part)
+        columns, x = msgspec.Raw(found.pop("columns").encode()), [msgspec.Raw(v.encode()) for v in found.pop("x")]
+        kept = {f: found[f] for f in _Entry.__struct_fields__ if f in found}
+        return _Entry(columns=columns, x=x, **kept)
+
+
+class Entries:
+    """Makes predictions of entries: of those of the learner's model.
+
+    `meanings`: the digests of what features meant, of all predictions so far; a prediction names its own by its place here. `damaged`:
+    so many files, or messages of a topic, were not what they should be.
+    """
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        self._settings = settings
+        self.meanings: list[str] = []
+        self.damaged = 0
+
+    def meaning(self, definition: str) -> int:
+        """The place of a digest among `meanings`."""
+        if definition not in self.meanings:
+            self.meanings.append(definition)
+        return self.meanings.index(definition)
+
+    def predictions(self, line: bytes) -> list[Prediction]:
+        """An entry's predictions; none where it is of another model. Raises one of `DAMAGED`."""
+        entry = _decoded(line)
+        return list(self._predictions(entry)) if entry.model == self._settings.model else []
+
+    def _predictions(self, entry: _Entry) -> Iterator[Prediction]:
+        at, ids, meaning = entry.at["$time"], entry.ids, self.meaning(entry.definition)
+        if self._settings.by_id:
+            keys = ids
+        else:
+            columns: dict[str, list[Any]] = {**json.loads(bytes(entry.columns)), PREDICTION_ID: ids}
+            joined = [columns[c] for c in self._settings.join]
+            # A null is no key: labels with a null there would be those of every such prediction.
+            rows = ([exact(column[row]) for column in joined] for row in range(len(ids)))
+            keys = [f"null in {id}" if None in row else key_text(row) for id, row in zip(ids, rows, strict=True)]
+        for id, key, x, score, outcome in zip(ids, keys, entry.x, entry.score, entry.outcome, strict=True):
+            yield Prediction(at, id, key, bytes(x).decode(), score, outcome, entry.version, meaning)
