@@ -170,7 +170,7 @@ class Parts:
             (learner, "publish", "versions"),
         ):
             setattr(owner, name, self._timed(getattr(owner, name), part))
-        learner.predictions.take = self._timed_each(learner.predictions.take, "read and decode predictions")  # type: ignore[method-assign]
+        learner.predictions.new = self._timed_each(learner.predictions.new, "read and decode predictions")  # type: ignore[method-assign]
         learner.joiner.closed = self._timed_each(learner.joiner.closed, "join")  # type: ignore[method-assign]
 
     def _timed(self, function: Any, part: str) -> Any:

@@ -100,8 +100,14 @@ class AsOf:
     @property
     def time(self) -> dt.datetime | None:
         """The instant (aware, UTC) through which every partition of every source read is known to be applied; None when nothing is."""
-        states = ((s, self._beats[a.plan.source]) for a in self._answers for by_shard in a.states for s in by_shard.values())
-        known = min((through(state, beats) for state, beats in states), default=BEGINNING)
+        # Slots that stand alike are mostly one object.
+        states = {
+            (id(state), a.plan.source): (state, self._beats[a.plan.source])
+            for a in self._answers
+            for by_shard in a.states
+            for state in by_shard.values()
+        }
+        known = min((through(state, beats) for state, beats in states.values()), default=BEGINNING)
         return from_micros(known) if known > BEGINNING else None
 
     @property
@@ -184,6 +190,8 @@ def _offsets(vector: bytes) -> list[int]:
 
 
 def _lowest(positions: Sequence[dict[int, int]]) -> dict[int, int]:
+    if len(positions) == 1:
+        return dict(sorted(positions[0].items()))
     partitions = sorted({p for known in positions for p in known})
     return {p: min(known.get(p, 0) for known in positions) for p in partitions}
 

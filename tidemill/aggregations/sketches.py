@@ -45,7 +45,8 @@ class Quantile(Aggregation):
     def compile(self, schema: Mapping[str, ColumnType], event_id: str | None) -> Compiled:
         kind, q = self.column_type(schema), self.fraction
         table = QuantileTable(self.column or "", kind, self.where)
-        return Compiled(ColumnType("float"), table=table, read=lambda states, window: states.quantiles(q, window))
+        part, whole = q.numerator, q.denominator
+        return Compiled(ColumnType("float"), table=table, read=lambda states, window: states.quantiles(part, whole, window))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ A bucket is a row of a frame, and a record of 24 bytes, `span, tag, bucket << 46
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -135,21 +134,21 @@ class QuantileStates:
 
     def __init__(self, histograms: tuple[Int64s, Int64s, Int64s, Int64s]) -> None:
         self._histograms = histograms
-        self._found: dict[Fraction, list[list[Answer]]] = {}
+        self._found: dict[tuple[int, int], list[list[Answer]]] = {}
 
-    def quantiles(self, q: Fraction, window: int) -> list[Answer]:
-        """One number per entity; None of nothing; OVERFLOW where a counter was full."""
-        found = self._found.get(q)
+    def quantiles(self, part: int, whole: int, window: int) -> list[Answer]:
+        """The quantile `part / whole`, one number per entity; None of nothing; OVERFLOW where a counter was full."""
+        found = self._found.get((part, whole))
         if found is None:  # all windows at once: one that asks for a window asks for the others too
-            found = self._found[q] = self._of_all_windows(q)
+            found = self._found[part, whole] = self._of_all_windows(part, whole)
         return found[window]
 
-    def _of_all_windows(self, q: Fraction) -> list[list[Answer]]:
+    def _of_all_windows(self, part: int, whole: int) -> list[list[Answer]]:
         from tidemill.kernel import windowed
 
         begin, _, _, counts = self._histograms
         bits, n = np.empty((len(counts), len(begin)), dtype=np.int64), np.empty((len(counts), len(begin)), dtype=np.int64)
-        lowest = windowed.of_rank(*self._histograms, q.numerator, q.denominator, _COUNT_BITS, _BUCKET_SHIFT, bits, n)
+        lowest = windowed.of_rank(*self._histograms, part, whole, _COUNT_BITS, _BUCKET_SHIFT, bits, n)
         found: npt.NDArray[Any] = bits.view(np.float64)
         if lowest < 1:
             found = found.astype(object)
