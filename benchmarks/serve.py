@@ -109,6 +109,21 @@ def tidemill_server(project: Path, threads: int) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
+def constant_server(folder: Path) -> Iterator[tuple[str, int]]:
+    """The address of a service that does nothing, on the same HTTP server, and its process."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.constant:app", "--port", str(port), "--workers", str(WORKERS)]
+    with (folder / "constant.log").open("wb") as log:
+        server = subprocess.Popen([*command, "--no-access-log", "--lifespan", "off"], stdout=log, stderr=log, cwd=_ROOT)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/")
+        yield f"http://127.0.0.1:{port}/", server.pid
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@contextmanager
 def feast_server(folder: Path, redis_port: int) -> Iterator[tuple[str, int]]:
     """The address of `feast serve`, and its process."""
     python = python_of("feast")
@@ -121,17 +136,22 @@ def feast_server(folder: Path, redis_port: int) -> Iterator[tuple[str, int]]:
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.5)
+        _wait_for(f"http://127.0.0.1:{port}/health")
         yield f"http://127.0.0.1:{port}/get-online-features", server.pid
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
+
+
+def _wait_for(url: str) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise SystemExit(f"nothing answers at {url}")
 
 
 def train(project: Path) -> None:
@@ -163,6 +183,8 @@ def main() -> None:
         server = RedisServer(folder / "redis")
         try:
             rows = [[{"user": f"user-{i}"}] for i in range(ENTITIES)]
+            with constant_server(folder) as found:
+                measure("an HTTP server with nothing to do", found, [{"user": row[0]["user"]} for row in rows], folder, seconds)
             with feast_server(folder / "feast", server.port) as found:
                 asked = [{"features": _FEAST, "entities": {"user": [row[0]["user"]]}} for row in rows]
                 theirs = measure("feast serve, 25 stored features", found, asked, folder, seconds)
