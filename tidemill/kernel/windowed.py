@@ -133,7 +133,7 @@ def histograms(words: Array, ends: Array, version: Array, k: Array, cut: Array, 
 
 @compiled
 def _distinct(values: Array) -> int:
-    """Bring the distinct values to the front, ascending; how many they are. By a heap: NumPy's sort takes seven seconds to compile."""
+    """Bring the distinct values to the front, ascending; how many they are. By a heap: NumPy's sort takes seconds to compile."""
     n = len(values)
     for root in range(n // 2 - 1, -1, -1):
         _sink(values, root, n)
