@@ -75,20 +75,6 @@ def vector_of(positions: Mapping[int, int]) -> Int64s:
     return out
 
 
-def counted(tags: Int64s, k: int, vector: Int64s) -> npt.NDArray[np.bool_]:
-    """Which tail tiles lie outside what a published value (version `k`, cut `vector`) already holds.
-
-    >>> counted(np.array([-1, -2, 0, 1024]), 1, np.array([1024])).tolist()
-    [False, True, False, True]
-    """
-    if k == 0:
-        return np.ones(len(tags), dtype=np.bool_)
-    if len(vector) == 1:  # other partitions' tags are larger than any offset of the first, and lie outside, as they should
-        outside: npt.NDArray[np.bool_] = (tags >= vector[0]) | (tags < -k)
-        return outside
-    return np.where(tags < 0, -tags > k, (tags & OFFSET_MASK) >= _bounds(tags >> PARTITION_SHIFT, vector))
-
-
 def relabel(tags: Int64s, cuts: Mapping[int, Int64s]) -> Int64s:
     """Block tags that a cut covers become the tag of their segment, for ever; others stay.
 
@@ -131,11 +117,3 @@ def _label(tag: int, cuts: Mapping[int, Int64s]) -> int:
 
     k = bisect_left(range(1, len(cuts) + 1), True, key=covered) + 1
     return segment_tag(k) if k <= len(cuts) else tag
-
-
-def _bounds(partitions: Int64s, vector: Int64s) -> Int64s:
-    """The vector's entry of each partition; 0 where the vector does not reach (segment tags, whose partition is -1, among them)."""
-    padded = np.zeros(len(vector) + 1, dtype=np.int64)
-    padded[:-1] = vector
-    out: Int64s = padded[np.minimum(partitions, len(vector))]
-    return out

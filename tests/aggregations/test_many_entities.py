@@ -52,7 +52,7 @@ def drawn_cells(data: st.DataObject, view: Bundle, case: Case, rng: Random) -> d
 
 
 def trimmed(view: Bundle, table: int, cell: Cell | None) -> Cell | None:
-    """The same without what its tail holds in vain, by `blocks.counted`: all of it is published."""
+    """The same without what its tail holds in vain, by the publisher's own rule: all of it is published."""
     if cell is None:
         return None
     vector = np.frombuffer(cell.vector, dtype="<i8").astype(np.int64)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import examples, following_block
-from tidemill.blocks import MAX_PARTITION, block_start, block_starts, block_tags, counted, relabel, segment_tag, vector_of
+from tidemill.blocks import MAX_PARTITION, block_start, block_starts, block_tags, relabel, segment_tag, vector_of
+from tidemill.kernel.windowed import counted
 
 #: Where block sizes change, and some beyond the last change.
 _STEPS = [2**bits for bits in range(10, 24)] + [2**30, 2**43]

@@ -53,8 +53,10 @@ def compact(table: Table[Any], tails: Sequence[bytes], ladder: Ladder, horizon: 
 
 def trim(table: Table[Any], tails: Sequence[bytes], k: int, vector: Int64s) -> list[bytes]:
     """Tails without what version `k`, with the cut `vector`, holds."""
+    from tidemill.kernel import windowed  # Numba: what only streams does without it
+
     records = table.decode(tails)
-    return table.encode(_filtered(table, records, blocks.counted(records.tag, k, vector)), len(tails))
+    return table.encode(_filtered(table, records, windowed.counted(records.tag, k, vector)), len(tails))
 
 
 def _filtered(table: Table[Any], records: Records[Any], kept: Bools | None) -> Records[Any]:

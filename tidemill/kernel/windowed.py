@@ -15,6 +15,7 @@ import numpy as np
 
 from tidemill.blocks import OFFSET_MASK, PARTITION_SHIFT
 from tidemill.kernel.compiled import compiled
+from tidemill.kernel.table import Bools, Int64s
 from tidemill.kernel.tiles import RUNG_BITS
 
 Array = Any
@@ -33,9 +34,28 @@ def _window(start: int, edges: Array, t: int) -> int:
     return window
 
 
+def counted(tags: Int64s, k: int, vector: Int64s) -> Bools:
+    """Which of a tail's tiles lie outside what is published: version `k` (0: nothing is), with a cut of one offset per partition; shape (n,).
+
+    >>> counted(np.array([-1, -2, 0, 1024]), 1, np.array([1024])).tolist()
+    [False, True, False, True]
+    """
+    held = np.empty(len(tags), dtype=np.bool_)
+    _all_held(tags, k, vector, held)
+    return ~held
+
+
+@compiled
+def _all_held(tags: Array, k: int, cut: Array, out: Array) -> None:
+    for i in range(len(tags)):
+        out[i] = _held(tags[i], k, cut)
+
+
 @compiled
 def _held(tag: int, k: int, cut: Array) -> bool:
-    """Whether version `k` with this cut holds a tail's tile already: what `blocks.counted` says of none."""
+    """Whether a published value holds a tile: by the segment that a negative tag names, or by its partition and the start of its block."""
+    if k == 0:
+        return False
     if tag < 0:
         return -tag <= k
     partition = tag >> PARTITION_SHIFT
@@ -126,7 +146,7 @@ def histograms(words: Array, ends: Array, version: Array, k: Array, cut: Array, 
                     buckets[j] = words[i, 2] >> bits
                     j += 1
             end[e] = a + _distinct(buckets[a:j])
-        _counted(words[first:last, 2], window[first:last], buckets[a : end[e]], dense[e], bits, counts[:, a : end[e]])
+        _tallied(words[first:last, 2], window[first:last], buckets[a : end[e]], dense[e], bits, counts[:, a : end[e]])
         first = last
     return begin, end, buckets, counts
 
@@ -162,7 +182,7 @@ def _sink(heap: Array, node: int, size: int) -> None:
 
 
 @compiled
-def _counted(packed: Array, window: Array, buckets: Array, dense: bool, bits: int, counts: Array) -> None:
+def _tallied(packed: Array, window: Array, buckets: Array, dense: bool, bits: int, counts: Array) -> None:
     """One entity's part of `histograms`: its counts, (windows, buckets)."""
     full = (1 << bits) - 1
     for i in range(len(packed)):
