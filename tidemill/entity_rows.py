@@ -1,30 +1,39 @@
-"""The rows of a request: what callers hold them in, and the columns that on-demand features read of them."""
+"""The rows of a request: what callers hold them in, and the columns that on-demand features read of them.
+
+Imports no frame library: clients over HTTP do without.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from tidemill.definitions import OnDemand
 from tidemill.errors import RequestError
 
+if TYPE_CHECKING:
+    from tidemill.definitions import OnDemand
 
-def rows_of(entity_rows: Any) -> list[Mapping[str, Any]]:
-    """Dicts, or the rows of a Polars, Arrow or pandas frame. Raises `RequestError` for anything else.
+Rows = list[Mapping[str, Any]]
 
-    >>> rows_of(pl.DataFrame({"origin": ["JFK", "EWR"]}))
+
+def _by_arrow(frame: Any) -> Rows:
+    from tidemill.datasets.questions import as_frame  # the one place that knows what Arrow makes of pandas' objects
+
+    return list(as_frame(frame).iter_rows(named=True))
+
+
+def rows_of(entity_rows: Any, of_pandas: Callable[[Any], Rows] = _by_arrow) -> Rows:
+    """Dicts, or the rows of a Polars, Arrow or pandas frame (by `of_pandas`). Raises `RequestError` for anything else.
+
+    >>> rows_of([{"origin": "JFK"}, {"origin": "EWR"}])
     [{'origin': 'JFK'}, {'origin': 'EWR'}]
     """
-    if isinstance(entity_rows, pl.DataFrame):
-        return list(entity_rows.iter_rows(named=True))
-    if hasattr(entity_rows, "to_pylist"):  # an Arrow table or record batch, without importing it
+    if hasattr(entity_rows, "to_pylist"):  # Arrow
         return list(entity_rows.to_pylist())
+    if hasattr(entity_rows, "to_dicts"):  # Polars
+        return list(entity_rows.to_dicts())
     if hasattr(entity_rows, "to_dict") and hasattr(entity_rows, "columns"):  # pandas
-        from tidemill.datasets.questions import as_frame  # the one place that knows what Arrow makes of pandas' objects
-
-        return list(as_frame(entity_rows).iter_rows(named=True))
+        return of_pandas(entity_rows)
     one = isinstance(entity_rows, (Mapping, str)) or not isinstance(entity_rows, Iterable)
     rows: list[Any] = [entity_rows] if one else list(entity_rows)
     wrong = [r for r in rows if not isinstance(r, Mapping)]

@@ -35,7 +35,7 @@ def _window(start: int, edges: Array, t: int) -> int:
 
 
 def counted(tags: Int64s, k: int, vector: Int64s) -> Bools:
-    """Which of a tail's tiles lie outside what is published: version `k` (0: nothing is), with a cut of one offset per partition; shape (n,).
+    """Which tiles of a tail lie outside what is published, shape (n,): version `k` (0: nothing is), with an offset per partition.
 
     >>> counted(np.array([-1, -2, 0, 1024]), 1, np.array([1024])).tolist()
     [False, True, False, True]

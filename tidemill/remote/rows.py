@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+from tidemill.entity_rows import rows_of
 from tidemill.errors import RequestError
 
 
@@ -18,19 +18,7 @@ def plain_rows(entity_rows: Any) -> list[dict[str, Any]]:
     >>> plain_rows([{"origin": "JFK"}])
     [{'origin': 'JFK'}]
     """
-    if hasattr(entity_rows, "to_pylist"):  # Arrow
-        return list(entity_rows.to_pylist())
-    if hasattr(entity_rows, "to_dicts"):  # Polars
-        return list(entity_rows.to_dicts())
-    if hasattr(entity_rows, "to_dict") and hasattr(entity_rows, "columns"):  # pandas
-        return list(entity_rows.to_dict("records"))
-    one = isinstance(entity_rows, (Mapping, str)) or not isinstance(entity_rows, Iterable)
-    rows: list[Any] = [entity_rows] if one else list(entity_rows)
-    wrong = [row for row in rows if not isinstance(row, Mapping)]
-    if wrong or isinstance(entity_rows, Mapping):
-        got = f"has {wrong[0]!r} in it" if wrong else "is one dict"
-        raise RequestError(f"entity_rows {got}: give a list of dicts, such as [{{'origin': 'JFK'}}], or a frame")
-    return [dict(row) for row in rows]
+    return [dict(row) for row in rows_of(entity_rows, lambda frame: list(frame.to_dict("records")))]
 
 
 def json_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
