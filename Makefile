@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := stream pandas kafka redis avro s3 metrics demo bench dev
+EXTRAS := stream pandas kafka redis avro protobuf s3 metrics demo bench dev
 
 # Test processes side by side.
 JOBS ?= 2

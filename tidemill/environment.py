@@ -13,11 +13,12 @@ from typing import Any
 from tidemill.applied import NOTHING_APPLIED, Applied, apply_definitions
 from tidemill.definitions import Definitions, Project, Source, load_definitions
 from tidemill.errors import DefinitionError, LogError, NotAppliedError, StoreError
-from tidemill.logs.avro.registry import SchemaRegistry, split_settings
 from tidemill.logs.base import Log
 from tidemill.logs.decode import Decoder
 from tidemill.logs.files import FileLog
 from tidemill.logs.heads import StoredHeads
+from tidemill.logs.registered.formats import FORMATS, Format
+from tidemill.logs.registered.registry import SchemaRegistry, split_settings
 from tidemill.offline.archive import partitions
 from tidemill.offline.history import latest_import
 from tidemill.offline.index import StoredFileIndex
@@ -141,7 +142,7 @@ class Environment:
 
             settings = self.kafka_settings()
             client: Any = settings.pop("client", None)
-            lines = not self.carries_avro(source)
+            lines = self.registered(source) is None
             return KafkaLog(brokers, source.topic, client=client, settings=settings, topic_id=self._topic_id(source), lines=lines)
         if source.path is None:
             raise LogError(f"source {source.name!r} has no `path`, and this project has no brokers: give it one of them")
@@ -179,29 +180,39 @@ class Environment:
     def _topic_key(source: Source) -> str:
         return f"index/{source.name}/topic.json"
 
-    def carries_avro(self, source: Source) -> bool:
-        """Whether the records of a source's log are Avro: it is read from its topic, and not from files."""
-        return self.project.brokers is not None and source.topic is not None and source.value_format == "avro"
+    def registered(self, source: Source) -> Format | None:
+        """The format of a source's records if a registry has their schemas: it is read from its topic then, and not from files."""
+        return FORMATS.get(source.value_format) if self.project.brokers is not None and source.topic is not None else None
+
+    def schemas(self, format: Format) -> SchemaRegistry:
+        """The registry of a format's schemas, shared by all decoders.
+
+        Raises `LogError` where [kafka] names none, or the extra is missing.
+        """
+        if format.kind not in self._schemas:
+            _, settings = split_settings(self.project.settings.get("kafka", {}))
+            if "url" not in settings:
+                raise LogError(
+                    f"{format.title} topics need a schema registry, and tidemill.toml names none: "
+                    'add "schema.registry.url" = "http://..." to [kafka]'
+                )
+            self._schemas[format.kind] = SchemaRegistry(settings, format)
+        return self._schemas[format.kind]
 
     @cached_property
-    def schemas(self) -> SchemaRegistry:
-        """The registry of Avro's schemas, shared by all decoders. Raises `LogError` where [kafka] names none, or the extra is missing."""
-        _, settings = split_settings(self.project.settings.get("kafka", {}))
-        if "url" not in settings:
-            raise LogError(
-                'Avro topics need a schema registry, and tidemill.toml names none: add "schema.registry.url" = "http://..." to [kafka]'
-            )
-        return SchemaRegistry(settings)
+    def _schemas(self) -> dict[str, SchemaRegistry]:
+        return {}
 
     def decoder(self, source: Source) -> Decoder:
-        """What makes columns of a source's records. Raises `LogError` where Avro cannot be read here."""
+        """What makes columns of a source's records. Raises `LogError` where they cannot be read here."""
+        format = self.registered(source)
         return Decoder(
             source.schema,
             timestamp=source.timestamp,
             event_id=source.event_id,
             arrival=source.arrival,
             max_ahead=source.max_ahead,
-            schemas=self.schemas if self.carries_avro(source) else None,
+            schemas=None if format is None else self.schemas(format),
         )
 
     def path(self, *parts: str) -> Path:

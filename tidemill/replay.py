@@ -81,8 +81,8 @@ def replay(
     the replay, because that is when they become known.
 
     A file `to` ends in the source's own format: .jsonl gets the raw lines as they came, .csv the raw records under the columns of the log's
-    last file, .parquet the decoded columns. Letters of an Avro topic go into .parquet. `reason`: only letters whose reason contains
-    this. `again`: also what was replayed before.
+    last file, .parquet the decoded columns. Letters of an Avro or Protobuf topic go into .parquet. `reason`: only letters whose reason
+    contains this. `again`: also what was replayed before.
 
     Raises `LogError` where `to` cannot take them, `TidemillError`.
     """
@@ -124,9 +124,10 @@ def replay(
 def _kind(env: Environment, source: Source, to: Path) -> str:
     """The format of the file: that of the source, which its name must tell too."""
     named = FORMATS.get(to.suffix)
-    if env.carries_avro(source):
+    format = env.registered(source)
+    if format is not None:
         if named != "parquet" or to.exists():
-            raise LogError(f"{to}: the letters of {source.name!r} are Avro, and are written as columns: name a new .parquet file")
+            raise LogError(f"{to}: the letters of {source.name!r} are {format.title}, and are written as columns: name a new .parquet file")
         return named
     listed = FORMATS.get(Path(source.path or "").suffix)
     wanted = source.format or listed or named or "jsonl"
@@ -207,7 +208,7 @@ def _decode(env: Environment, source: Source, page: pl.DataFrame, kind: str, hea
     offsets = np.arange(len(raw), dtype=np.int64)
     broken: tuple[tuple[int, bytes, str], ...] = ()
     payload: bytes | list[bytes] | pl.DataFrame
-    if env.carries_avro(source):
+    if env.registered(source) is not None:
         # What was cut for its length is no value, though its beginning may look like one.
         broken = tuple((i, raw[i], why) for i, why in enumerate(page["reason"]) if why == too_long(MAX_RECORD))
         offsets = np.setdiff1d(offsets, np.array([i for i, _, _ in broken], dtype=np.int64))

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.errors import LogUnavailableError
-from tidemill.logs.avro.schema import SchemaRefusedError, WriterSchema, writer_schema
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.decode import Decoder, Events, raw_records
 from tidemill.logs.kafka.batches import record_batch
 from tidemill.logs.records import RAW_KEPT
+from tidemill.logs.registered.avro import AvroSchema, avro_schema
+from tidemill.logs.registered.written import Reference, SchemaRefusedError
 from tidemill.times import to_micros
 from tidemill.types import ColumnType
 
@@ -39,9 +40,9 @@ class Known:
     """A registry that has all schemas by their place in a list."""
 
     def __init__(self, *schemas: Any) -> None:
-        self._schemas: list[WriterSchema | str] = [s if isinstance(s, str) else writer_schema(json.dumps(s)) for s in schemas]
+        self._schemas: list[AvroSchema | str] = [s if isinstance(s, str) else avro_schema(json.dumps(s)) for s in schemas]
 
-    def schemas(self, ids: Collection[int]) -> Mapping[int, WriterSchema | str]:
+    def schemas(self, ids: Collection[int]) -> Mapping[int, AvroSchema | str]:
         return {n: self._schemas[n] if n < len(self._schemas) else f"schema id {n} is not in the schema registry" for n in ids}
 
 
@@ -319,7 +320,7 @@ def test_a_value_that_is_too_long_keeps_its_beginning() -> None:
 
 def test_a_registry_that_does_not_answer_decides_nothing() -> None:
     class Away:
-        def schemas(self, ids: Collection[int]) -> Mapping[int, WriterSchema | str]:
+        def schemas(self, ids: Collection[int]) -> Mapping[int, AvroSchema | str]:
             raise LogUnavailableError("not now")
 
     decoder = Decoder(SCHEMA, timestamp="at", schemas=Away())
@@ -345,7 +346,7 @@ def test_values_are_taken_from_messages_as_they_are() -> None:
 
 def refusal(schema: object, references: Sequence[str] = ()) -> str:
     with pytest.raises(SchemaRefusedError) as caught:
-        writer_schema(schema if isinstance(schema, str) else json.dumps(schema), references)
+        avro_schema(schema if isinstance(schema, str) else json.dumps(schema), [Reference("", text) for text in references])
     return str(caught.value)
 
 
@@ -388,7 +389,7 @@ def test_nesting_is_counted_through_names_and_what_takes_no_bytes_through_repeti
     *references, broad = chain(40, 2)
     assert refusal(broad, references) == "has too many fields that take no bytes"
     *references, fine = chain(10, 2)
-    assert writer_schema(fine, references).fields["f0"] == {dict: pl.Binary()}
+    assert avro_schema(fine, [Reference("", text) for text in references]).fields["f0"] == {dict: pl.Binary()}
 
 
 def test_a_schema_that_contains_itself_cannot_end_the_process() -> None:
@@ -399,13 +400,13 @@ def test_a_schema_that_contains_itself_cannot_end_the_process() -> None:
 def test_schemas_that_refer_to_others_are_read() -> None:
     money = {"type": "record", "name": "money.Amount", "fields": [{"name": "cents", "type": "long"}]}
     colour = {"type": "enum", "namespace": "money", "name": "Colour", "symbols": ["red", "green"]}
-    written = writer_schema(
+    written = avro_schema(
         json.dumps(record({"amount": "money.Amount", "s": ["null", "money.Colour"], "at": "string"})),
-        [json.dumps(money), json.dumps(colour)],
+        [Reference("money", json.dumps(money)), Reference("colour", json.dumps(colour))],
     )
 
     class One:
-        def schemas(self, ids: Collection[int]) -> Mapping[int, WriterSchema | str]:
+        def schemas(self, ids: Collection[int]) -> Mapping[int, AvroSchema | str]:
             return {0: written}
 
     value = framed(_zigzag(5) + b"\x02\x02" + b"\x142024-01-01")

@@ -50,7 +50,7 @@ def _die_with_parent() -> None:
 _spawner = ThreadPoolExecutor(1, "redis-spawner")
 
 
-def _spawn(command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
     def spawn() -> subprocess.Popen[bytes]:
         with log.open("ab") as file:
             return subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=_die_with_parent)  # noqa: PLW1509 - one system call
@@ -87,7 +87,7 @@ class RedisServer:
         """Start, and wait until it answers."""
         command = [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--daemonize", "no"]
         command += ["--appendonly", "yes", "--appendfsync", "everysec", "--enable-debug-command", "yes", *self._options]
-        self._process = _spawn(command, self.folder / "log")
+        self._process = spawn(command, self.folder / "log")
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -178,7 +178,7 @@ class RedisSentinels:
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {self.NAME} 127.0.0.1 {self.nodes[0].port} 1\n"
             f"sentinel down-after-milliseconds {self.NAME} 500\nsentinel failover-timeout {self.NAME} 3000\n"
         )
-        self._processes.append(_spawn([binary(), str(folder / "sentinel.conf"), "--sentinel"], folder / "log"))
+        self._processes.append(spawn([binary(), str(folder / "sentinel.conf"), "--sentinel"], folder / "log"))
         client = redis.Redis(port=port)
         deadline = time.monotonic() + _PATIENCE
         try:

@@ -17,7 +17,7 @@ from tidemill.types import ColumnType
 #: How files are written, with other usual names for the same. Without `format` the files' names tell.
 FORMATS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv", "parquet": "parquet"}
 #: How the values of a topic's records are written.
-VALUE_FORMATS = ("json", "avro")
+VALUE_FORMATS = ("json", "avro", "protobuf")
 _TIMESTAMP = ColumnType("timestamp")
 
 
@@ -33,7 +33,8 @@ class Source:
     holds all, or more than is wanted: "earliest" (what it still has), "latest" (what comes from now on), or an instant (by the records'
     timestamps); decided once, when the topic is first streamed. Without it a topic is read from offset 0, and one that has lost its
     beginning is refused. `path`: files or a glob, relative to the project. `format`: jsonl, csv or parquet, where the files' names do
-    not tell. `value_format`: json or avro, which is how the topic's values are written; avro needs a schema registry in tidemill.toml.
+    not tell. `value_format`: json, avro or protobuf, which is how the topic's values are written; the latter two need a schema registry
+    in tidemill.toml.
 
     Raises `DefinitionError`.
 
@@ -87,12 +88,12 @@ class Source:
             raise DefinitionError(f"source {name!r}: topic must be the name of a Kafka topic; got {topic!r}")
         if format in VALUE_FORMATS[1:] or (value_format in FORMATS and value_format not in VALUE_FORMATS):
             raise DefinitionError(
-                f"source {name!r}: format is that of files (jsonl, csv, parquet), value_format that of a topic (json, avro)"
+                f"source {name!r}: format is that of files (jsonl, csv, parquet), value_format that of a topic (json, avro, protobuf)"
             )
         if format is not None and format not in FORMATS:
             raise DefinitionError(f"source {name!r}: format {format!r} is not known; use 'jsonl', 'csv' or 'parquet'")
         if value_format not in VALUE_FORMATS:
-            raise DefinitionError(f"source {name!r}: value_format {value_format!r} is not known; use 'json' or 'avro'")
+            raise DefinitionError(f"source {name!r}: value_format {value_format!r} is not known; use 'json', 'avro' or 'protobuf'")
         if topic is None and value_format != "json":
             raise DefinitionError(f"source {name!r}: value_format says how a topic's values are written, and there is no topic=...")
         values: dict[str, object] = {

@@ -21,7 +21,8 @@ class RecordBatch:
 
     `end` is the position after the batch, `start` the position before it; `offsets` (int64, n) may have gaps, but lie in [start, end).
     `payload` is either `bytes`: n records, each ended by a newline (JSON objects); or a list of n values as they came, whatever they
-    hold (Avro); or a frame of n rows: columns read from a format with its own types (Parquet), or all columns as text (CSV, `text=True`).
+    hold (Avro, Protobuf); or a frame of n rows: columns read from a format with its own types (Parquet), or all columns as text (CSV,
+    `text=True`).
     `arrival` (int64 UTC microseconds, n) where the log itself records it (Kafka), else None.
     `broken`: records that could not even be split into columns, as (offset, raw bytes, reason); they are not in `payload` or `offsets`.
     """

@@ -3,14 +3,15 @@
 What the rules are, whatever the format:
 
 - A record is an event or a dead letter, never neither. What decides is the record and its own arrival, nothing around it.
-- Types are exact. In JSON, Avro and Parquet a boolean is no int, `"5"` no number, `5` no text, and `1.0` no int (as Polars has it); an int
-  in a float column is the nearest float. CSV has only text, and the schema says what it is to be.
+- Types are exact. In JSON, Avro, Protobuf and Parquet a boolean is no int, `"5"` no number, `5` no text, and `1.0` no int (as Polars has
+  it); an int in a float column is the nearest float. CSV has only text, and the schema says what it is to be.
 - NaN is null, -0.0 is 0.0. Infinity, a float of 2**64 or more, an int outside 64 bits: dead.
 - Timestamps are ISO 8601 text (naive is UTC; digits below the microsecond are cut off), or typed columns of any unit and zone
   (floored to the microsecond). A column with a unit takes numbers instead: integers exactly, floats to the nearest microsecond.
 - A missing, unreadable or out-of-range event time is dead; so is one more than `max_ahead` after its arrival. An unreadable arrival
   is dead, a null one stays null. Every other null is a value like any other.
-- JSON fields that are not in the schema are ignored; of a key that repeats, the first counts. Avro fields go by their names too.
+- JSON fields that are not in the schema are ignored; of a key that repeats, the first counts. Fields of Avro and Protobuf go by their
+  names too.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import numpy as np
 import polars as pl
 
 from tidemill.errors import DefinitionError, LogError
-from tidemill.logs.avro.columns import AvroColumns, Schemas
 from tidemill.logs.base import Int64s, RecordBatch
 from tidemill.logs.csv import RAW_COLUMN
 from tidemill.logs.frame_columns import text_columns, typed_columns
 from tidemill.logs.instants import parse_iso
 from tidemill.logs.json_columns import JsonColumns
 from tidemill.logs.records import MAX_RECORD, RAW_KEPT
+from tidemill.logs.registered.columns import RegisteredColumns, Schemas
 from tidemill.logs.typed import Schema, Typed, reason_not_iso
 from tidemill.times import DAY, MAX_TIME, MIN_TIME, format_duration
 from tidemill.types import ColumnType
@@ -64,8 +65,8 @@ class Decoder:
     `timestamp` names a timestamp column of the schema, `event_id` any column (nulls are fine). What counts as
     arrival are the log's own times (Kafka's record timestamps); in a log without them (files) the records' field `arrival`, be it in the
     schema or not.
-    `max_ahead` in microseconds; `max_record` in bytes. `schemas`: where Avro's are known; without it there is none to read.
-    Raises `DefinitionError`.
+    `max_ahead` in microseconds; `max_record` in bytes. `schemas`: where the schemas of Avro or Protobuf are known; without it there is
+    none to read. Raises `DefinitionError`.
 
     >>> from tidemill.types import ColumnType
     >>> decoder = Decoder({"n": ColumnType("int"), "at": ColumnType("timestamp")}, timestamp="at")
@@ -101,7 +102,7 @@ class Decoder:
         self._max_ahead = max_ahead
         self._max_record = max_record
         self._plain = JsonColumns(schema, max_record)
-        self._avro = None if schemas is None else AvroColumns(schemas, max_record)
+        self._registered = None if schemas is None else RegisteredColumns(schemas, max_record)
         # The arrival column need not be in the schema: it is read beside it, unless the log has arrivals of its own.
         beside = arrival is not None and arrival not in schema
         self._beside = JsonColumns({**schema, arrival: ColumnType("timestamp")}, max_record) if arrival is not None and beside else None
@@ -109,8 +110,8 @@ class Decoder:
     def decode(self, batch: RecordBatch) -> Events:
         """The batch's events and dead letters.
 
-        Raises `LogError` for a frame without the event-time column, and `LogUnavailableError` while nobody says what schema Avro has: then
-        nothing was decided, and the batch can be decoded again.
+        Raises `LogError` for a frame without the event-time column, and `LogUnavailableError` while nobody says what schema the records
+        have: then nothing was decided, and the batch can be decoded again.
         """
         reader = self._plain if self._beside is None or batch.arrival is not None else self._beside
         parts = self._typed(batch, reader)
@@ -130,8 +131,8 @@ class Decoder:
         if isinstance(payload, bytes):
             return [reader.read(payload, len(batch.offsets))]
         if isinstance(payload, list):
-            assert self._avro is not None
-            return self._avro.read(payload, reader.schema)
+            assert self._registered is not None
+            return self._registered.read(payload, reader.schema)
         if self._timestamp not in payload.columns:
             there = ", ".join(name for name in payload.columns if name != RAW_COLUMN)
             raise LogError(
@@ -186,7 +187,7 @@ class Decoder:
 
 
 def raw_records(batch: RecordBatch, rows: Sequence[int] | Int64s, longest: int = MAX_RECORD) -> list[bytes]:
-    """The bytes of these records (by their number in the batch): JSON lines, Avro and CSV as they are, Parquet as JSON.
+    """The bytes of these records (by their number in the batch): JSON lines, Avro, Protobuf and CSV as they are, Parquet as JSON.
 
     Of a line or a value of more than `longest` bytes, the first 64 KiB.
     """

@@ -31,7 +31,7 @@ class KafkaLog:
     `client`: "confluent" (librdkafka, fast) or "python" (kafka-python); by default the fast one, if it is installed. `settings`:
     passed through, under librdkafka's names (see `tidemill.logs.kafka.settings`). `timeout` in seconds: for an answer, and for
     readers without contact. `topic_id`: what the topic's id must be, where it is known from before. `max_bytes`: longer values are broken.
-    `lines`: values are JSON and are handed out as lines; else one by one, whatever they hold (Avro).
+    `lines`: values are JSON and are handed out as lines; else one by one, whatever they hold (Avro, Protobuf).
 
     Errors: `LogUnavailableError` when no broker answers, `LogError` for a missing topic, `LogChangedError` when the topic is another
     one than before, `LogTruncatedError` for offsets that the brokers no longer have.

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tidemill.errors import LogError, LogUnavailableError
-from tidemill.logs.avro.schema import SchemaRefusedError, WriterSchema, writer_schema
+from tidemill.logs.registered.formats import AVRO, Format
+from tidemill.logs.registered.written import Reference, SchemaRefusedError, WrittenSchema
 
 _PREFIX = "schema.registry."
 #: In seconds: for a connection, and for each piece of an answer.
@@ -60,7 +61,9 @@ def split_settings(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, 
 
 
 class SchemaRegistry:
-    """See the module's text. `settings`: as `split_settings` has them. `clock` gives seconds. Holds no connection between calls.
+    """See the module's text. `settings`: as `split_settings` has them. `format`: that of all its schemas. `clock` gives seconds.
+
+    Holds no connection between calls.
 
     Raises `LogError` for settings that cannot be meant so, and where the packages are missing.
 
@@ -70,22 +73,23 @@ class SchemaRegistry:
     tidemill.errors.LogError: [kafka] schema.registry.url must begin with http:// or https://, such as http://localhost:8081
     """
 
-    def __init__(self, settings: Mapping[str, str], *, timeout: float = TIMEOUT, clock: Callable[[], float] = time.monotonic) -> None:
-        try:
-            import fastavro  # noqa: F401  (reads the records, in `columns`)
-            from confluent_kafka.schema_registry import SchemaRegistryClient
-            from confluent_kafka.schema_registry.error import SchemaRegistryError
-        except ImportError:
-            raise LogError("Avro topics need packages that are not installed: pip install 'tidemill[avro]'") from None
+    def __init__(
+        self, settings: Mapping[str, str], format: Format = AVRO, *, timeout: float = TIMEOUT, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        format.check()
+        from confluent_kafka.schema_registry import SchemaRegistryClient
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+        self._format = format
         self._client_of, self._refusal = SchemaRegistryClient, SchemaRegistryError
         self._settings: dict[str, Any] = {**_checked(settings), "timeout": timeout, "max.retries": 0}  # whoever reads tries again
         self.where = _places(settings["url"])
         self._clock = clock
-        self._known: dict[int, WriterSchema | str] = {}
+        self._known: dict[int, WrittenSchema | str] = {}
         self._unknown: dict[int, float] = {}
         self._silent: tuple[float, str] = (float("-inf"), "")
 
-    def schemas(self, ids: Collection[int]) -> Mapping[int, WriterSchema | str]:
+    def schemas(self, ids: Collection[int]) -> Mapping[int, WrittenSchema | str]:
         """By id, the schema, or the reason why there is none that can be used.
 
         Raises `LogUnavailableError` where the registry does not answer, and `LogError` where it does not let us ask.
@@ -93,7 +97,7 @@ class SchemaRegistry:
         now = self._clock()
         self._unknown = {number: until for number, until in self._unknown.items() if until > now}
         missing = [number for number in ids if number not in self._known and number not in self._unknown]
-        found: dict[int, WriterSchema | str] = {}
+        found: dict[int, WrittenSchema | str] = {}
         if missing:
             if now < self._silent[0]:
                 raise LogUnavailableError(self._silent[1])
@@ -113,7 +117,7 @@ class SchemaRegistry:
         except Exception as error:  # noqa: BLE001  (it opens files of certificates, and reads them)
             raise LogError(f"[kafka] schema.registry settings: {error}") from None
 
-    def _ask(self, client: Any, number: int) -> WriterSchema | str:
+    def _ask(self, client: Any, number: int) -> WrittenSchema | str:
         registered = self._answer(f"schema id {number}", partial(client.get_schema, number), (_SCHEMA_NOT_FOUND,))
         if registered is None:
             if len(self._unknown) < _MOST_UNKNOWN:
@@ -122,19 +126,19 @@ class SchemaRegistry:
         self._known[number] = made = self._made(client, number, registered)
         return made
 
-    def _made(self, client: Any, number: int, registered: Any) -> WriterSchema | str:
-        if registered.schema_type != "AVRO":
-            return f"schema id {number} is {registered.schema_type}, and not Avro"
-        references: list[str] = []
+    def _made(self, client: Any, number: int, registered: Any) -> WrittenSchema | str:
+        if registered.schema_type != self._format.kind:
+            return f"schema id {number} is {registered.schema_type}, and not {self._format.title}"
+        references: list[Reference] = []
         missing = self._refer(client, registered, references, set())
         if missing is not None:
             return f"schema id {number} refers to {missing}, which the registry does not have"
         try:
-            return writer_schema(registered.schema_str, references)
+            return self._format.made(registered.schema_str, references)
         except SchemaRefusedError as error:
             return f"schema id {number} {error}"
 
-    def _refer(self, client: Any, registered: Any, texts: list[str], seen: set[tuple[str, int]]) -> str | None:
+    def _refer(self, client: Any, registered: Any, found: list[Reference], seen: set[tuple[str, int]]) -> str | None:
         """Add the schemas that one refers to, each after those that it refers to itself; or say which one is not there."""
         for reference in registered.references or ():
             subject, version = place = (reference.subject, reference.version)
@@ -144,13 +148,13 @@ class SchemaRegistry:
             name = f"{subject}, version {version}"
             if len(seen) > _MOST_REFERENCES:
                 return f"more than {_MOST_REFERENCES} others"
-            found = self._answer(name, partial(client.get_version, subject, version, deleted=True), (*_NO_SUBJECT, _SCHEMA_NOT_FOUND))
-            if found is None:
+            other = self._answer(name, partial(client.get_version, subject, version, deleted=True), (*_NO_SUBJECT, _SCHEMA_NOT_FOUND))
+            if other is None:
                 return name
-            missing = self._refer(client, found.schema, texts, seen)
+            missing = self._refer(client, other.schema, found, seen)
             if missing is not None:
                 return missing
-            texts.append(found.schema.schema_str)
+            found.append(Reference(reference.name, other.schema.schema_str))
         return None
 
     def _answer(self, what: str, call: Callable[[], Any], unknown: tuple[int, ...]) -> Any:

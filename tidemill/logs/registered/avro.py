@@ -7,17 +7,14 @@ the integers that they are; what those mean, `fields` says.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import polars as pl
 
-#: What a field's values are, by the Python type that fastavro gives them: a Polars type, or the reason why no column can have them.
-Field = Mapping[type, "pl.DataType | str"]
-
-#: Values of no type that any column has: arrays, maps, records, bytes, times of day.
-NOTHING = pl.Binary()
+from tidemill.logs.registered.written import HEADER, NOT_UTF8, NOTHING, Columns, Dead, Field, Reference, SchemaRefusedError, cut_off
 
 _NAMED = ("record", "error", "enum", "fixed")
 _DECIMAL = "an Avro decimal, which no column holds exactly; write it as a double, a long or a string"
@@ -65,24 +62,52 @@ _PER_BYTE = 4
 _MOST_OF_NOTHING = 1 << 16
 
 
-class SchemaRefusedError(Exception):
-    """A schema that no record can be read with; the text says why, and does not name it."""
-
-
 @dataclass(frozen=True, slots=True)
-class WriterSchema:
+class AvroSchema:
     """`parsed`: for fastavro. `fields`: by name."""
 
     parsed: Any
     fields: Mapping[str, Field]
 
+    def messages(self, values: Sequence[bytes], rows: Sequence[int], number: int) -> tuple[list[tuple[AvroSchema, list[int]]], list[Dead]]:
+        """A schema of Avro's is that of one kind of record."""
+        return [(self, list(rows))], []
 
-def writer_schema(text: str, references: Sequence[str] = ()) -> WriterSchema:
+    def columns(
+        self, values: Sequence[bytes], rows: Sequence[int], names: Collection[str], number: int
+    ) -> tuple[Columns, list[int], list[Dead]]:
+        """See `Message`."""
+        from fastavro import schemaless_reader
+
+        read_one: Any = schemaless_reader
+        records: list[dict[str, Any]] = []
+        kept: list[int] = []
+        dead: list[Dead] = []
+        for row in rows:
+            value = values[row]
+            stream = BytesIO(value)
+            stream.seek(HEADER)
+            try:
+                record = read_one(stream, self.parsed, None)
+            except UnicodeDecodeError:
+                dead.append((row, NOT_UTF8))
+            except Exception:  # noqa: BLE001  (fastavro checks nothing, so anything may happen to it; the value is to blame)
+                dead.append((row, cut_off(number)))
+            else:
+                if stream.tell() != len(value):
+                    dead.append((row, f"longer than its schema (id {number}) says"))
+                else:
+                    records.append(record)
+                    kept.append(row)
+        return {name: [record[name] for record in records] for name in names if name in self.fields}, kept, dead
+
+
+def avro_schema(text: str, references: Sequence[Reference] = ()) -> AvroSchema:
     """A schema, made ready. `references`: the schemas whose names it uses, each after those that it uses itself.
 
     Raises `SchemaRefusedError`.
 
-    >>> parsed = writer_schema('{"type": "record", "name": "R", "fields": [{"name": "n", "type": ["null", "long"]}]}')
+    >>> parsed = avro_schema('{"type": "record", "name": "R", "fields": [{"name": "n", "type": ["null", "long"]}]}')
     >>> parsed.fields["n"]
     {<class 'NoneType'>: Null, <class 'int'>: Int64}
     """
@@ -91,7 +116,7 @@ def writer_schema(text: str, references: Sequence[str] = ()) -> WriterSchema:
     named: dict[str, Any] = {}
     try:
         for reference in references:
-            parse_schema(_hidden(json.loads(reference)), named_schemas=named)
+            parse_schema(_hidden(json.loads(reference.text)), named_schemas=named)
         parsed: Any = parse_schema(_hidden(json.loads(text)), named_schemas=named)
     except SchemaRefusedError:
         raise
@@ -102,7 +127,7 @@ def writer_schema(text: str, references: Sequence[str] = ()) -> WriterSchema:
     weight, _ = _Weights(named).of(parsed, 0)
     if weight > _MOST_OF_NOTHING:
         raise SchemaRefusedError("has too many fields that take no bytes")
-    return WriterSchema(parsed, {field["name"]: _field(field["type"], named) for field in parsed["fields"]})
+    return AvroSchema(parsed, {field["name"]: _field(field["type"], named) for field in parsed["fields"]})
 
 
 def _hidden(schema: Any, depth: int = 0) -> Any:

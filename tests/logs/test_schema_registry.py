@@ -16,9 +16,10 @@ import pytest
 from tests.servers import certificates
 from tests.servers.registry import Registry, registry
 from tidemill.errors import LogError, LogUnavailableError
-from tidemill.logs.avro import registry as module
-from tidemill.logs.avro.registry import SchemaRegistry
-from tidemill.logs.avro.schema import WriterSchema
+from tidemill.logs.registered import registry as module
+from tidemill.logs.registered.avro import AvroSchema
+from tidemill.logs.registered.formats import AVRO, PROTOBUF, Format
+from tidemill.logs.registered.registry import SchemaRegistry
 
 pytest.importorskip("confluent_kafka.schema_registry")
 
@@ -58,7 +59,7 @@ def test_a_schema_is_asked_for_once(registry: Registry) -> None:
         assert set(only(schemas.schemas([number])).fields) == {"card"}
     assert registry.asked == [f"/schemas/ids/{number}"]
     registry.stop()
-    assert isinstance(only(schemas.schemas([number])), WriterSchema)
+    assert isinstance(only(schemas.schemas([number])), AvroSchema)
 
 
 def test_an_id_that_the_registry_does_not_know_is_an_answer_and_is_asked_for_again_a_second_later(registry: Registry) -> None:
@@ -69,7 +70,7 @@ def test_an_id_that_the_registry_does_not_know_is_an_answer_and_is_asked_for_aga
     assert len(registry.asked) == 1
     registry.register("payments-value", PAYMENT)
     clock.now += module.UNKNOWN_FOR
-    assert isinstance(only(schemas.schemas([1])), WriterSchema)
+    assert isinstance(only(schemas.schemas([1])), AvroSchema)
 
 
 def test_what_the_registry_knows_that_is_no_avro_record_is_said_by_its_id(registry: Registry) -> None:
@@ -85,6 +86,35 @@ def test_what_the_registry_knows_that_is_no_avro_record_is_said_by_its_id(regist
         "schema id 3 is not that of a record",
         "schema id 4 refers to gone, version 1, which the registry does not have",
     ]
+
+
+def test_a_schema_of_the_other_format_is_said_by_its_id(registry: Registry) -> None:
+    numbers = [
+        registry.register("a", PAYMENT),
+        registry.register("b", 'syntax = "proto3"; message R { int64 n = 1 }', "PROTOBUF"),
+        registry.register(
+            "c", "syntax = \"proto3\"; import 'gone.proto';", "PROTOBUF", [{"name": "gone.proto", "subject": "x", "version": 1}]
+        ),
+    ]
+    first, second, third = SchemaRegistry({"url": registry.url}, PROTOBUF).schemas(numbers).values()
+    assert first == "schema id 1 is AVRO, and not Protobuf"
+    assert isinstance(second, str)
+    assert second.startswith("schema id 2 is no Protobuf schema: tidemill.registered.proto:1:")
+    assert third == "schema id 3 refers to x, version 1, which the registry does not have"
+
+
+def test_references_are_followed_by_their_names(registry: Registry) -> None:
+    registry.register("cents", 'syntax = "proto3"; package m; message Cents { int64 n = 1; }', "PROTOBUF")
+    to_cents = {"name": "deep/cents.proto", "subject": "cents", "version": 1}
+    registry.register("price", 'syntax = "proto3"; import "deep/cents.proto"; message Price { m.Cents of = 1; }', "PROTOBUF", [to_cents])
+    to_price = {"name": "price.proto", "subject": "price", "version": 1}
+    order = 'syntax = "proto3"; import "price.proto"; import "deep/cents.proto"; message Order { Price price = 1; m.Cents tax = 2; }'
+    number = registry.register("order", order, "PROTOBUF", [to_price, to_cents])
+    schemas = SchemaRegistry({"url": registry.url}, PROTOBUF)
+    for _ in range(2):
+        [(message, rows)], dead = only(schemas.schemas([number])).messages([bytes(6)], [0], number)
+        assert (set(message.fields), rows, dead) == ({"price", "tax"}, [0], [])
+    assert len(registry.asked) == 3
 
 
 def test_references_are_followed_each_once_and_in_order(registry: Registry) -> None:
@@ -112,7 +142,7 @@ def test_a_registry_that_is_away_is_no_answer_and_when_it_is_back_it_goes_on(reg
     with pytest.raises(LogUnavailableError, match=rf"schema id {number}: no answer from the schema registry at {registry.url}"):
         schemas.schemas([number])
     registry.start()
-    assert isinstance(only(schemas.schemas([number])), WriterSchema)
+    assert isinstance(only(schemas.schemas([number])), AvroSchema)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
@@ -168,7 +198,7 @@ def test_a_second_address_is_asked_where_the_first_is_away(registry: Registry) -
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     schemas = SchemaRegistry({"url": f"http://127.0.0.1:{port}, {registry.url}/"})
-    assert isinstance(only(schemas.schemas([number])), WriterSchema)
+    assert isinstance(only(schemas.schemas([number])), AvroSchema)
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------------------
@@ -186,7 +216,7 @@ def test_with_its_password_it_answers_and_without_it_the_fix_is_named(guarded: R
     schemas = SchemaRegistry(
         {"url": guarded.url, "basic.auth.credentials.source": "USER_INFO", "basic.auth.user.info": "miller:very secret"}
     )
-    assert isinstance(only(schemas.schemas([number])), WriterSchema)
+    assert isinstance(only(schemas.schemas([number])), AvroSchema)
     with pytest.raises(LogError, match=r"answers 401: .*basic\.auth\.user\.info"):
         asked(guarded).schemas([number])
 
@@ -196,7 +226,7 @@ def test_a_token_is_sent(guarded: Registry) -> None:
     guarded.authorization = "Bearer abc"
     token = {"bearer.auth.credentials.source": "STATIC_TOKEN", "bearer.auth.token": "abc", "bearer.auth.logical.cluster": "lsrc-1"}
     pool = {"bearer.auth.identity.pool.id": "pool-1"}
-    assert isinstance(only(asked(guarded, **token, **pool).schemas([number])), WriterSchema)
+    assert isinstance(only(asked(guarded, **token, **pool).schemas([number])), AvroSchema)
 
 
 def test_over_tls_it_must_be_the_one_whose_certificate_is_known(tmp_path: Path) -> None:
@@ -205,7 +235,7 @@ def test_over_tls_it_must_be_the_one_whose_certificate_is_known(tmp_path: Path) 
     try:
         number = server.register("payments-value", PAYMENT)
         found = asked(server, **{"ssl.ca.location": str(authority)}).schemas([number])
-        assert isinstance(only(found), WriterSchema)
+        assert isinstance(only(found), AvroSchema)
         for settings in ({"ssl.ca.location": str(other)}, {}):
             with pytest.raises(LogUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
                 asked(server, **settings).schemas([number])
@@ -251,8 +281,17 @@ def test_settings_that_the_client_refuses_are_refused_with_its_words(registry: R
         asked(registry, **settings).schemas([7])
 
 
-@pytest.mark.parametrize("package", ["fastavro", "confluent_kafka.schema_registry"])
-def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+@pytest.mark.parametrize(
+    ("format", "package"),
+    [
+        (AVRO, "fastavro"),
+        (AVRO, "confluent_kafka.schema_registry"),
+        (PROTOBUF, "google.protobuf"),
+        (PROTOBUF, "grpc_tools"),
+        (PROTOBUF, "confluent_kafka.schema_registry"),
+    ],
+)
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, format: Format, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(LogError, match=r"pip install 'tidemill\[avro\]'"):
-        SchemaRegistry({"url": "http://localhost:8081"})
+    with pytest.raises(LogError, match=rf"{format.title} topics need packages .* pip install 'tidemill\[{format.extra}\]'"):
+        SchemaRegistry({"url": "http://localhost:8081"}, format)
