@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.logs.wire import NOW, SCHEMA, Known, alone, batch, moments, short, texts, whole
 from tidemill.errors import LogUnavailableError
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.decode import Decoder, Events, raw_records
@@ -20,30 +21,9 @@ from tidemill.logs.kafka.batches import record_batch
 from tidemill.logs.records import RAW_KEPT
 from tidemill.logs.registered.avro import AvroSchema, avro_schema
 from tidemill.logs.registered.written import Reference, SchemaRefusedError
-from tidemill.times import to_micros
 from tidemill.types import ColumnType
 
 fastavro = pytest.importorskip("fastavro")
-
-NOW = to_micros("2024-01-01")
-SCHEMA = {
-    "i": ColumnType("int"),
-    "f": ColumnType("float"),
-    "s": ColumnType("str"),
-    "b": ColumnType("bool"),
-    "at": ColumnType("timestamp"),
-    "known": ColumnType("timestamp", "ms"),
-}
-
-
-class Known:
-    """A registry that has all schemas by their place in a list."""
-
-    def __init__(self, *schemas: Any) -> None:
-        self._schemas: list[AvroSchema | str] = [s if isinstance(s, str) else avro_schema(json.dumps(s)) for s in schemas]
-
-    def schemas(self, ids: Collection[int]) -> Mapping[int, AvroSchema | str]:
-        return {n: self._schemas[n] if n < len(self._schemas) else f"schema id {n} is not in the schema registry" for n in ids}
 
 
 def record(fields: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -60,13 +40,12 @@ def encoded(schema: Any, value: Mapping[str, Any], number: int = 0) -> bytes:
     return framed(stream.getvalue(), number)
 
 
-def batch(values: Sequence[bytes], first: int = 0) -> RecordBatch:
-    offsets = np.arange(first, first + len(values), dtype=np.int64)
-    return RecordBatch(0, first, first + len(values), offsets, list(values), arrival=np.full(len(values), NOW))
+def made(schema: Any) -> AvroSchema | str:
+    return schema if isinstance(schema, str) else avro_schema(json.dumps(schema))
 
 
 def decode(values: Sequence[bytes], *schemas: Any, schema: Mapping[str, ColumnType] = SCHEMA, **options: Any) -> Events:
-    return Decoder(schema, timestamp="at", schemas=Known(*schemas), **options).decode(batch(values))
+    return Decoder(schema, timestamp="at", schemas=Known(*map(made, schemas)), **options).decode(batch(values))
 
 
 def one(kind: Any, value: Any, column: ColumnType) -> object:
@@ -79,9 +58,6 @@ def one(kind: Any, value: Any, column: ColumnType) -> object:
 
 # ---- equal to JSON --------------------------------------------------------------------------------------------------------------
 
-whole = st.integers(-(2**63), 2**63 - 1)
-short = st.integers(-(2**31), 2**31 - 1)
-texts = st.one_of(st.text(max_size=6), st.sampled_from(["5", "true", "2024-01-01T00:00:00Z", "a\nb", "\x00", "é"]))
 #: A type of Avro, and values that JSON can say too.
 KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     ("int", short),
@@ -97,7 +73,6 @@ KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     ({"type": "record", "name": "Inner", "fields": [{"name": "x", "type": "long"}]}, st.fixed_dictionaries({"x": whole})),
 ]
 FITTING = {"i": (0, 1), "f": (0, 1, 2, 3), "s": (4, 7), "b": (5,), "at": (4,), "known": (0, 1, 2, 3)}
-moments = st.one_of(st.datetimes().map(lambda t: t.isoformat() + "Z"), st.sampled_from(["soon", "2024-02-30", "2024-02-29"]))
 
 
 @st.composite
@@ -145,13 +120,6 @@ def test_what_json_can_say_too_is_decoded_alike(log: tuple[list[Any], list[tuple
         assert letter["reason"] in {expected, *alone(row)}
 
 
-def alone(row: Mapping[str, Any]) -> set[str]:
-    """The reasons that each of its columns would be by itself: of a record with several, one counts, and JSON may find another first."""
-    lines = [json.dumps({"at": "2024-01-01", name: row.get(name)}) + "\n" for name in SCHEMA]
-    found = Decoder(SCHEMA, timestamp="at").decode(RecordBatch(0, 0, len(lines), np.arange(len(lines)), "".join(lines).encode()))
-    return set(found.dead["reason"])
-
-
 @settings(max_examples=100)
 @given(logs(), st.data())
 def test_whatever_the_bytes_are_each_value_is_decided_by_itself(log: Any, data: st.DataObject) -> None:
@@ -163,7 +131,7 @@ def test_whatever_the_bytes_are_each_value_is_decided_by_itself(log: Any, data: 
             st.sampled_from([value, value[:cut], value[:cut] + b"\xff" + value[cut + 1 :], value + b"\0", value[:5] + b"\x01" + value[5:]])
         )
     together = decode(values, *schemas)
-    decoder = Decoder(SCHEMA, timestamp="at", schemas=Known(*schemas))
+    decoder = Decoder(SCHEMA, timestamp="at", schemas=Known(*map(made, schemas)))
     parts = [decoder.decode(batch([value], n)) for n, value in enumerate(values)]
     assert together.frame.equals(pl.concat([part.frame for part in parts]))
     assert together.dead.equals(pl.concat([part.dead for part in parts]))

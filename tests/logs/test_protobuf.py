@@ -7,7 +7,7 @@ import json
 import struct
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.logs.wire import NOW, SCHEMA, Known, alone, batch, moments, short, texts, whole
 from tidemill.errors import LogUnavailableError
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.decode import Decoder, Events
 from tidemill.logs.registered import protoc
 from tidemill.logs.registered.protobuf import ProtobufSchema, protobuf_schema
-from tidemill.logs.registered.written import Reference, SchemaRefusedError, WrittenSchema
+from tidemill.logs.registered.written import Reference, SchemaRefusedError
 from tidemill.times import to_micros
 from tidemill.types import ColumnType
 
@@ -32,15 +33,6 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-NOW = to_micros("2024-01-01")
-SCHEMA = {
-    "i": ColumnType("int"),
-    "f": ColumnType("float"),
-    "s": ColumnType("str"),
-    "b": ColumnType("bool"),
-    "at": ColumnType("timestamp"),
-    "known": ColumnType("timestamp", "ms"),
-}
 #: The same columns with several types, in other orders, some missing, one more, some that can be null and some that cannot.
 VERSIONS = (
     """
@@ -69,16 +61,6 @@ VERSIONS = (
     }
     """,
 )
-
-
-class Known:
-    """A registry that has all schemas by their place in a list."""
-
-    def __init__(self, *schemas: WrittenSchema | str) -> None:
-        self._schemas = schemas
-
-    def schemas(self, ids: Collection[int]) -> Mapping[int, WrittenSchema | str]:
-        return {n: self._schemas[n] if n < len(self._schemas) else f"schema id {n} is not in the schema registry" for n in ids}
 
 
 @cache
@@ -120,21 +102,12 @@ def encoded(text: str, values: Mapping[str, Any], number: int = 0, name: str = "
     return framed(message(text, name, values).SerializePartialToString(), number, which)
 
 
-def batch(values: Sequence[bytes], first: int = 0) -> RecordBatch:
-    offsets = np.arange(first, first + len(values), dtype=np.int64)
-    return RecordBatch(0, first, first + len(values), offsets, list(values), arrival=np.full(len(values), NOW))
-
-
 def decode(values: Sequence[bytes], *texts: str, schema: Mapping[str, ColumnType] = SCHEMA) -> Events:
     return Decoder(schema, timestamp="at", schemas=Known(*map(made, texts))).decode(batch(values))
 
 
 # ---- equal to JSON --------------------------------------------------------------------------------------------------------------
 
-whole = st.integers(-(2**63), 2**63 - 1)
-short = st.integers(-(2**31), 2**31 - 1)
-texts = st.one_of(st.text(max_size=6), st.sampled_from(["5", "true", "2024-01-01T00:00:00Z", "a\nb", "\x00", "é"]))
-moments = st.one_of(st.datetimes().map(lambda t: t.isoformat() + "Z"), st.sampled_from(["soon", "2024-02-30", "2024-02-29"]))
 floats = st.floats(width=32)
 #: The values of each version, null where it can have one.
 VALUES: tuple[dict[str, st.SearchStrategy[Any]], ...] = (
@@ -181,13 +154,6 @@ def test_what_json_can_say_too_is_decoded_alike(rows: list[tuple[int, dict[str, 
     for letter, expected in zip(found.dead.rows(named=True), plain.dead["reason"], strict=True):
         assert letter["raw"] == values[letter["offset"]]
         assert letter["reason"] in {expected, *alone(rows[letter["offset"]][1])}
-
-
-def alone(row: Mapping[str, Any]) -> set[str]:
-    """The reasons that each of its columns would be by itself: of a record with several, one counts, and JSON may find another first."""
-    lines = [json.dumps({"at": "2024-01-01", name: row.get(name)}) + "\n" for name in SCHEMA]
-    found = Decoder(SCHEMA, timestamp="at").decode(RecordBatch(0, 0, len(lines), np.arange(len(lines)), "".join(lines).encode()))
-    return set(found.dead["reason"])
 
 
 @settings(max_examples=100)
