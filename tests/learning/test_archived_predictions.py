@@ -24,7 +24,7 @@ from tests.learning.world import COLUMNS, START, World
 from tests.servers.kafka import kafka_broker
 from tidemill.cli.app import build
 from tidemill.errors import LeaseError, LogError, StoreError
-from tidemill.journals import entries, exact, journal_files
+from tidemill.journals import Journal, entries, exact, journal_files
 from tidemill.journals.reader import read_lines
 from tidemill.logged import archive as archives
 from tidemill.logged.archive import archive
@@ -33,7 +33,7 @@ from tidemill.logs.kafka import KafkaAdmin
 from tidemill.offline.directory import DirectoryStore
 from tidemill.offline.leases import Lease
 from tidemill.prediction_log import PREDICTIONS, PredictionLog
-from tidemill.times import DAY, HOUR
+from tidemill.times import DAY, HOUR, MINUTE
 
 __all__ = ["kafka_broker"]
 
@@ -203,6 +203,44 @@ archive(Environment.load({str(world.path)!r}), rows=1, report=lambda n: print(n,
             process.send_signal(signal.SIGKILL)
     assert portions >= 4
     assert archive(world.env()).rows > 0, "they were killed before they had done"
+    assert said(archived(world)) == oracle(logged(world))
+
+
+def logged_at(world: World, instants: list[int], minutes: int = 0) -> None:
+    """A prediction a file, all of one writer, noted at these instants of its clock."""
+    now = [0]
+    store = world.env().offline
+    log = PredictionLog(store, journal=Journal(store, PREDICTIONS, clock=lambda: now[0]))
+    features = tm.FeatureStore(world.path, prediction_log=log)
+    for n, instant in enumerate(instants):
+        now[0] = instant
+        features.score("m", [{"k": f"k{n}", "amount": 1.0}], at=START)
+        assert log.flush()
+    features.close()
+
+
+@pytest.mark.parametrize("rows", [1, 50_000])
+def test_a_writer_whose_clock_is_set_back_loses_nothing(world: World, rows: int) -> None:
+    logged_at(world, [START, START + 10 * MINUTE, START + 5 * MINUTE, START + 7 * MINUTE])
+    archive(world.env(), rows=rows)
+    assert said(archived(world)) == oracle(logged(world))
+
+
+def test_a_file_that_comes_to_a_folder_that_was_listed_already_is_not_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at midnight: the writer puts one file into the old day's folder, and the next one into the new day's."""
+    logged_at(world, [START, START + DAY])  # by another process: both folders are there
+    listing, came = DirectoryStore.list, [False]
+
+    def meanwhile(self: Any, key: str) -> Any:
+        found = list(listing(self, key))
+        if key.startswith("journals/") and not came[0]:
+            came[0] = True
+            logged_at(world, [START, START + DAY])
+        return found
+
+    monkeypatch.setattr(DirectoryStore, "list", meanwhile)
+    archive(world.env(), rows=50_000)
+    archive(world.env())
     assert said(archived(world)) == oracle(logged(world))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tidemill.environment import Environment
 from tidemill.journals import JournalFile
-from tidemill.journals.reader import journal_files, read_lines
+from tidemill.journals.reader import files_to_read, read_lines
 from tidemill.learning.entries import DAMAGED, Entries, key_text
 from tidemill.learning.join import Label, Prediction
 from tidemill.learning.settings import LearnerSettings
@@ -83,7 +83,7 @@ class PredictionFiles:
 
     def new(self) -> list[JournalFile]:
         """Those that are there now."""
-        files = journal_files(self._store, PREDICTIONS)
+        files = files_to_read(self._store, PREDICTIONS, self.read)
         there = {f.writer for f in files}
         self.read = {w: n for w, n in self.read.items() if w in there}  # days that were deleted
         return [f for f in files if f.number >= self.read.get(f.writer, 0)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tidemill.environment import Environment
 from tidemill.errors import StoreError
 from tidemill.journals import DamagedFileError
-from tidemill.journals.reader import JournalFile, journal_files, read_lines
+from tidemill.journals.reader import JournalFile, files_to_read, journal_files, read_lines
 from tidemill.journals.topic import MAX_ENTRY
 from tidemill.logged.rows import DAMAGED, Place, Portion, Types
 from tidemill.prediction_log import PREDICTIONS, predictions_topic
@@ -64,7 +64,7 @@ class Sources:
         the topic does. Of the topic that much is taken as was there when this was opened. Raises `StoreError`, `LogError`.
         """
         portion, taken = Portion(self._types), Taken()
-        files = journal_files(self._store, PREDICTIONS)
+        files = files_to_read(self._store, PREDICTIONS, read)
         there = {f.writer for f in files}
         for writer in read.keys() - there:  # its days were deleted
             del read[writer]
