@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tidemill.environment import Environment
-from tidemill.journals import JournalFile
+from tidemill.journals import DamagedFileError, JournalFile
 from tidemill.journals.reader import files_to_read, read_lines
 from tidemill.learning.entries import DAMAGED, Entries, key_text
 from tidemill.learning.join import Label, Prediction
@@ -92,8 +92,11 @@ class PredictionFiles:
         """A file's predictions. What is damaged is counted; `StoreError` where the store does not answer: read it again."""
         try:
             for line in read_lines(self._store, file):
-                yield from self._entries.predictions(line)
-        except DAMAGED:
+                try:
+                    yield from self._entries.predictions(line)
+                except DAMAGED:
+                    self._entries.damaged += 1
+        except DamagedFileError:
             self._entries.damaged += 1
         self.read[file.writer] = file.number + 1
 
