@@ -11,6 +11,8 @@ import msgspec
 from tidemill.journals import DamagedFileError, exact, plain
 from tidemill.learning.join import Prediction
 from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
+from tidemill.times import from_micros, to_micros
+from tidemill.types import ColumnType
 
 #: What reading an entry raises that is none.
 DAMAGED = (DamagedFileError, msgspec.MsgspecError, ValueError, TypeError, KeyError)
@@ -19,6 +21,29 @@ DAMAGED = (DamagedFileError, msgspec.MsgspecError, ValueError, TypeError, KeyErr
 def key_text(values: Sequence[Any]) -> str:
     """The key by which labels find predictions, of the values of the columns that they are joined by."""
     return values[0] if len(values) == 1 and isinstance(values[0], str) else json.dumps([plain(v) for v in values])
+
+
+def as_labelled(value: Any, kind: ColumnType) -> Any:
+    """A value as a request brought it, as labels of this type have it: an instant that was text, a float that was an int. Null where NaN.
+
+    What cannot be one stays as it is, and finds nothing.
+
+    >>> as_labelled("1970-01-01T00:00:01Z", ColumnType("timestamp")) == from_micros(1_000_000), as_labelled(3, ColumnType("float"))
+    (True, 3.0)
+    """
+    if value is None or kind.name == "str":
+        return value
+    try:
+        if kind.name == "timestamp":
+            return from_micros(to_micros(value))
+        if not isinstance(value, (bool, int, float)):
+            return value
+        if value != value:  # noqa: PLR0124 - NaN
+            return None
+        made = {"int": int, "float": float, "bool": bool}[kind.name](value)
+    except (ValueError, OverflowError):
+        return value
+    return made + 0.0 if kind.name == "float" else made if made == value else value
 
 
 class _Entry(msgspec.Struct):
@@ -63,6 +88,7 @@ class Entries:
 
     def __init__(self, settings: LearnerSettings) -> None:
         self._settings = settings
+        self._joins = {c: settings.source.schema[c] for c in settings.join}
         self.meanings: list[str] = []
         self.damaged = 0
 
@@ -83,9 +109,9 @@ class Entries:
             keys = ids
         else:
             columns: dict[str, list[Any]] = {**json.loads(bytes(entry.columns)), PREDICTION_ID: ids}
-            joined = [columns[c] for c in self._settings.join]
+            joined = [(columns[c], kind) for c, kind in self._joins.items()]
             # A null is no key: labels with a null there would be those of every such prediction.
-            rows = ([exact(column[row]) for column in joined] for row in range(len(ids)))
+            rows = ([as_labelled(exact(column[row]), kind) for column, kind in joined] for row in range(len(ids)))
             keys = [f"null in {id}" if None in row else key_text(row) for id, row in zip(ids, rows, strict=True)]
         for id, key, x, score, outcome in zip(ids, keys, entry.x, entry.score, entry.outcome, strict=True):
             yield Prediction(at, id, key, bytes(x).decode(), score, outcome, entry.version, meaning)

@@ -28,11 +28,14 @@ from tidemill.models.journal import CHAMPION
 from tidemill.models.registry import Models
 from tidemill.models.scores import FALLBACK
 from tidemill.times import from_micros
+from tidemill.types import ColumnType
 
 #: How to say something: a level (info, warning), a message, and fields.
 Say = Callable[..., object]
 #: Who moves aliases, in the journal of the model.
 _BY = "tidemill learn"
+#: Of prediction ids.
+_TEXT = ColumnType("str")
 #: In seconds, between two looks at what a client of a topic has fetched.
 _FETCH = 0.01
 #: Alerts that the status lists.
@@ -120,13 +123,20 @@ class Learner:
         self.metrics.restore(state["metrics"])
 
     def _check_join(self) -> None:
-        """Raise `DefinitionError` for a column that no prediction has: then none would ever find its label."""
-        known = (PREDICTION_ID, *sorted(self._models.row_columns(self.online.manifest)))
+        """Raise `DefinitionError` for a column that no prediction has, or of another type: then none would ever find its label."""
+        types = self._models.row_columns(self.online.manifest)
+        known = (PREDICTION_ID, *sorted(types))
         for column in self.settings.join:
             if column not in known:
                 raise DefinitionError(
                     f"[learner] joins by {column!r}, which predictions of {self.settings.model!r} do not have: they have "
                     f"{', '.join(map(repr, known))}"
+                )
+            here, there = self.settings.source.schema[column], types.get(column, _TEXT)
+            if here.name != there.name and not (here.numeric and there.numeric):
+                raise DefinitionError(
+                    f"[learner] joins by {column!r}, which is of type {there} in predictions, and of type {here} in labels of "
+                    f"{self.settings.source.name!r}: no label would ever be found; declare it as {there} there"
                 )
 
     def _take(self, version: str) -> None:

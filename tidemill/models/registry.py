@@ -32,6 +32,7 @@ from tidemill.models.manifest import Class, Fallback, Kind, Manifest, Stored, ch
 from tidemill.models.meaning import definition_digest, features_of
 from tidemill.models.predictor import Context, Dumped, Matrix
 from tidemill.times import from_micros
+from tidemill.types import ColumnType
 
 MANIFEST = "manifest.json"
 #: Of the golden rows given, at most so many are kept.
@@ -131,11 +132,11 @@ class Models:
         self._check_definition(manifest)
         return manifest, artifact
 
-    def row_columns(self, manifest: Manifest) -> tuple[str, ...]:
-        """What a row that this version scores has: key columns and request columns."""
+    def row_columns(self, manifest: Manifest) -> dict[str, ColumnType]:
+        """What a row that this version scores has: key columns and request columns, with their types."""
         asked = self._request(manifest)
         wanted = resolve_features(asked if isinstance(asked, str) else [*asked], self._env.definitions)
-        return (*wanted.keys, *wanted.request)
+        return {**wanted.keys, **wanted.request}
 
     # ---- writing ----------------------------------------------------------------------------------------------------------------
 
