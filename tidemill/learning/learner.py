@@ -102,10 +102,10 @@ class Learner:
 
     def _restore(self, found: checkpoints.Checkpoint) -> None:
         state = found.state
-        same = {"horizon": self.settings.horizon, "lateness": self.settings.lateness, "join": list(self.settings.join)}
-        if state["settings"] != same:
+        told = self._told()
+        if {**told, **state["settings"]} != told:  # earlier checkpoints do not say all
             raise ModelError(
-                f"the learner of {self.settings.model!r} was stopped with {state['settings']}, and is told {same} now, so what it keeps "
+                f"the learner of {self.settings.model!r} was stopped with {state['settings']}, and is told {told} now, so what it keeps "
                 f"means something else: set them back, or delete {self._env.offline.path(checkpoints.checkpoint_key(self.settings.model))} "
                 "to begin from the champion and all logs"
             )
@@ -121,6 +121,17 @@ class Learner:
         self.online = OnlineModel.load(manifest, found.model)
         self.metrics = Prequential(manifest.kind)
         self.metrics.restore(state["metrics"])
+
+    def _told(self) -> dict[str, Any]:
+        """Without these what a checkpoint keeps means nothing: positions are of this log, and labels that wait are of this column."""
+        told = self.settings
+        return {
+            "labels": told.source.name,
+            "label": told.label,
+            "horizon": told.horizon,
+            "lateness": told.lateness,
+            "join": list(told.join),
+        }
 
     def _check_join(self) -> None:
         """Raise `DefinitionError` for a column that no prediction has, or of another type: then none would ever find its label."""
@@ -385,7 +396,7 @@ class Learner:
             "n": self._n,
             "version": self.version,
             "published": self._published,
-            "settings": {"horizon": self.settings.horizon, "lateness": self.settings.lateness, "join": list(self.settings.join)},
+            "settings": self._told(),
             "counts": self.counts,
             "alerts": self.alerts,
             "joiner": self.joiner.state(),
