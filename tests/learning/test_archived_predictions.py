@@ -10,15 +10,18 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 import typer
 
 import tidemill as tm
+from tests.learning import world as worlds
 from tests.learning.test_learner import Killed
 from tests.learning.world import COLUMNS, START, World
 from tests.servers.kafka import kafka_broker
@@ -33,7 +36,7 @@ from tidemill.logs.kafka import KafkaAdmin
 from tidemill.offline.directory import DirectoryStore
 from tidemill.offline.leases import Lease
 from tidemill.prediction_log import PREDICTIONS, PredictionLog
-from tidemill.times import DAY, HOUR, MINUTE
+from tidemill.times import DAY, HOUR, MINUTE, from_micros
 
 __all__ = ["kafka_broker"]
 
@@ -204,6 +207,57 @@ archive(Environment.load({str(world.path)!r}), rows=1, report=lambda n: print(n,
     assert portions >= 4
     assert archive(world.env()).rows > 0, "they were killed before they had done"
     assert said(archived(world)) == oracle(logged(world))
+
+
+ODD = """
+@tm.on_demand(inputs=[tm.Request(amount=float, day=int, many=int, sure=bool, due=tm.Timestamp, booked=tm.Timestamp("ms"))])
+def twice(amount, day, many, sure, due, booked):
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Requests with columns of every type, one of which is named as the folders are."""
+    old = worlds.DEFINITIONS
+    begin, end = old.index("@tm.on_demand"), old.index("    return 2 * amount")
+    monkeypatch.setattr(worlds, "DEFINITIONS", old[:begin] + ODD.lstrip() + old[end:])
+    return World(tmp_path / "p", count=0)
+
+
+def test_a_column_has_the_type_that_is_declared_in_every_file_whatever_numbers_came(odd: World) -> None:
+    """A value is null where its type cannot hold it; an instant is read as the features read it."""
+    nan, due = float("nan"), from_micros(START)
+    millis = START // 1000
+    rows: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+        ({"amount": 1, "day": 3, "many": 7, "sure": True, "due": due, "booked": millis}, (1.0, 3, 7, True, START, START)),
+        ({"amount": nan, "day": nan, "many": nan, "sure": nan, "due": nan, "booked": nan}, (nan, None, None, None, None, None)),
+        ({"amount": 2**60 + 1, "day": 4.0, "many": 2**63, "sure": 1, "due": START, "booked": "NaT"}, (2.0**60, 4, None, True, START, None)),
+        ({"amount": True, "day": 2.5, "many": float("inf"), "sure": 0.0, "due": "2026-05-01T12:00:00Z", "booked": due},
+         (1.0, None, None, False, START, START)),
+        ({"amount": Decimal("0.5"), "day": None, "many": 2**200, "sure": None, "due": None, "booked": None},
+         (0.5, None, None, None, None, None)),
+    ]  # fmt: skip
+    for number, (row, _) in enumerate(rows):
+        store = tm.FeatureStore(odd.path, prediction_log=PredictionLog(odd.env().offline))
+        given = {name: np.datetime64("NaT") if value == "NaT" else value for name, value in row.items()}
+        store.score("m", [{"k": "k1", **given}], at=START + number * DAY)
+        store.close()
+        archive(odd.env())
+    frame = archived(odd).sort("at").select("amount", "day_", "many", "sure", "due", "booked")
+    instants = frame.with_columns(pl.col("due", "booked").dt.timestamp("us"))
+    assert [str(row) for row in instants.rows()] == [str(wanted) for _, wanted in rows]
+    time = pl.Datetime("us", "UTC")
+    assert frame.dtypes == [pl.Float64, pl.Int64, pl.Int64, pl.Boolean, time, time]
+
+
+def test_the_day_of_the_folders_is_not_taken_for_a_column_of_that_name(odd: World) -> None:
+    store = tm.FeatureStore(odd.path, prediction_log=PredictionLog(odd.env().offline))
+    row = dict.fromkeys(("amount", "many", "sure", "due", "booked"))
+    store.score("m", [{"k": "k1", "day": 7, **row}], at=START)
+    store.close()
+    archive(odd.env())
+    files = f"{odd.path}/.tidemill/offline/logged/predictions/m/*/*.parquet"
+    assert duckdb.sql(f"select day::text, day_ from '{files}'").fetchall() == [("2026-05-01", 7)]
 
 
 def logged_at(world: World, instants: list[int], minutes: int = 0) -> None:

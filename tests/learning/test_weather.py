@@ -430,6 +430,22 @@ def test_a_value_finds_its_label_in_whatever_form_a_request_brought_it(flights: 
     assert one.counts["learned"] == 1
 
 
+def test_an_epoch_number_is_read_in_the_unit_of_its_column(flights: World) -> None:
+    features = flights.path / "features.py"
+    features.write_text(features.read_text().replace("flight=int, due=tm.Timestamp,", 'flight=int, due=tm.Timestamp("ms"),'))
+    flights.env().apply()
+    models = flights.models()
+    models.register("m", river_model(), service="s", fill=FILL)
+    models.promote("m", "2")
+    store = tm.FeatureStore(flights.path, prediction_log=PredictionLog(flights.env().offline))
+    store.score("m", [{"k": "k1", "flight": 7, "due": to_micros(DUE) // 1000, "price": 0.0}], at=START)
+    store.close()
+    flights.write([{"due": DUE, "bad": True, "at": START + MINUTE, "known": START + MINUTE}])
+    learner = learner_of(flights, join=("due",))
+    to_the_end(learner)
+    assert learner.counts["learned"] == 1
+
+
 def test_a_join_by_a_column_that_labels_have_in_another_type_is_refused_at_once(flights: World) -> None:
     features = flights.path / "features.py"
     features.write_text(features.read_text().replace('"flight": int, "due"', '"flight": str, "due"'))

@@ -11,7 +11,7 @@ import msgspec
 from tidemill.journals import DamagedFileError, exact, plain
 from tidemill.learning.join import Prediction
 from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
-from tidemill.times import from_micros, to_micros
+from tidemill.prediction_log import Types, instant_of
 from tidemill.types import ColumnType
 
 #: What reading an entry raises that is none.
@@ -23,27 +23,27 @@ def key_text(values: Sequence[Any]) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) else json.dumps([plain(v) for v in values])
 
 
-def as_labelled(value: Any, kind: ColumnType) -> Any:
-    """A value as a request brought it, as labels of this type have it: an instant that was text, a float that was an int. Null where NaN.
+def as_labelled(value: Any, kind: ColumnType, given: ColumnType) -> Any:
+    """A value as a request brought it (of the type `given`), as labels of this type have it. Null where NaN.
 
-    What cannot be one stays as it is, and finds nothing.
+    So an instant that was text or a number, and a float that was an int, find theirs. What cannot be one stays as it is, and finds nothing.
 
-    >>> as_labelled("1970-01-01T00:00:01Z", ColumnType("timestamp")) == from_micros(1_000_000), as_labelled(3, ColumnType("float"))
-    (True, 3.0)
+    >>> as_labelled("1970-01-01T00:00:01Z", ColumnType("timestamp"), ColumnType("timestamp")) == from_micros(1_000_000)
+    True
+    >>> as_labelled(3, ColumnType("float"), ColumnType("int"))
+    3.0
     """
-    if value is None or kind.name == "str":
-        return value
+    if value is None or (isinstance(value, float) and value != value):  # noqa: PLR0124 - NaN
+        return None
     try:
         if kind.name == "timestamp":
-            return from_micros(to_micros(value))
-        if not isinstance(value, (bool, int, float)):
-            return value
-        if value != value:  # noqa: PLR0124 - NaN
-            return None
-        made = {"int": int, "float": float, "bool": bool}[kind.name](value)
-    except (ValueError, OverflowError):
-        return value
-    return made + 0.0 if kind.name == "float" else made if made == value else value
+            return instant_of(value, given)
+        if kind.numeric and isinstance(value, (bool, int, float)):
+            made = {"int": int, "float": float, "bool": bool}[kind.name](value)
+            return made + 0.0 if kind.name == "float" else made if made == value else value
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return value
 
 
 class _Entry(msgspec.Struct):
@@ -51,6 +51,7 @@ class _Entry(msgspec.Struct):
 
     model: str
     version: str
+    service: str | None
     definition: str
     at: dict[str, int]
     columns: msgspec.Raw
@@ -86,8 +87,8 @@ class Entries:
     so many files, or messages of a topic, were not what they should be.
     """
 
-    def __init__(self, settings: LearnerSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: LearnerSettings, types: Types) -> None:
+        self._settings, self._types = settings, types
         self._joins = {c: settings.source.schema[c] for c in settings.join}
         self.meanings: list[str] = []
         self.damaged = 0
@@ -109,9 +110,10 @@ class Entries:
             keys = ids
         else:
             columns: dict[str, list[Any]] = {**json.loads(bytes(entry.columns)), PREDICTION_ID: ids}
-            joined = [(columns[c], kind) for c, kind in self._joins.items()]
+            types = self._types(entry.service)
+            joined = [(columns[c], kind, types.get(c, kind)) for c, kind in self._joins.items()]
             # A null is no key: labels with a null there would be those of every such prediction.
-            rows = ([as_labelled(exact(column[row]), kind) for column, kind in joined] for row in range(len(ids)))
+            rows = ([as_labelled(exact(column[row]), kind, given) for column, kind, given in joined] for row in range(len(ids)))
             keys = [f"null in {id}" if None in row else key_text(row) for id, row in zip(ids, rows, strict=True)]
         for id, key, x, score, outcome in zip(ids, keys, entry.x, entry.score, entry.outcome, strict=True):
             yield Prediction(at, id, key, bytes(x).decode(), score, outcome, entry.version, meaning)

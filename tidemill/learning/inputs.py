@@ -12,7 +12,7 @@ from tidemill.learning.entries import DAMAGED, Entries, key_text
 from tidemill.learning.join import Label, Prediction
 from tidemill.learning.settings import LearnerSettings
 from tidemill.learning.topic import PredictionTopic
-from tidemill.prediction_log import PREDICTIONS, predictions_topic
+from tidemill.prediction_log import PREDICTIONS, column_types, predictions_topic
 from tidemill.read_log import log_store
 
 #: Labels read of a partition at a time.
@@ -26,7 +26,7 @@ class Predictions:
     """
 
     def __init__(self, env: Environment, settings: LearnerSettings) -> None:
-        self.entries = Entries(settings)
+        self.entries = Entries(settings, column_types(env))
         self.files = PredictionFiles(env, self.entries)
         name = predictions_topic(env)
         self.topic = None if name is None else PredictionTopic(env, name, self.entries, settings.model)

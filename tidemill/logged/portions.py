@@ -11,8 +11,8 @@ from tidemill.errors import StoreError
 from tidemill.journals import DamagedFileError
 from tidemill.journals.reader import JournalFile, files_to_read, journal_files, read_lines
 from tidemill.journals.topic import MAX_ENTRY
-from tidemill.logged.rows import DAMAGED, Place, Portion, Types
-from tidemill.prediction_log import PREDICTIONS, predictions_topic
+from tidemill.logged.rows import DAMAGED, Place, Portion
+from tidemill.prediction_log import PREDICTIONS, Types, predictions_topic
 from tidemill.read_log import log_store
 
 if TYPE_CHECKING:
