@@ -26,7 +26,7 @@ from tidemill.models import frameworks
 from tidemill.models.candidate import Prepared, check_fill, two_classes, used_features
 from tidemill.models.golden import FILE as GOLDEN
 from tidemill.models.golden import Golden, golden_rows
-from tidemill.models.journal import CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, State
+from tidemill.models.journal import ALIASES, CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, State
 from tidemill.models.loaded import LoadedModel, load_model, score_finite, unchecked
 from tidemill.models.manifest import Class, Fallback, Kind, Manifest, Stored, check_fallback, check_max_missing
 from tidemill.models.meaning import definition_digest, features_of
@@ -107,6 +107,11 @@ class Models:
             return name, self.manifest(name, which).version
         version = self.aliases(name).get(which)
         if version is None:
+            if which not in ALIASES:
+                raise NotFoundError(
+                    f"model {name!r} has no alias {which!r}: after the @ comes {', '.join(ALIASES)}, or one of its versions, "
+                    f"{', '.join(self.versions(name))}"
+                )
             versions = self.versions(name)
             hint = f"promote one with `tidemill model promote {name} {versions[-1]}`" if which == CHAMPION else "name a version"
             raise NotFoundError(f"model {name!r} has no {which}: {hint}; it has the versions {', '.join(versions)}")
