@@ -12,6 +12,7 @@ from tidemill.learning.entries import DAMAGED, Entries, key_text
 from tidemill.learning.join import Label, Prediction
 from tidemill.learning.settings import LearnerSettings
 from tidemill.learning.topic import PredictionTopic
+from tidemill.offline.begin import begun
 from tidemill.prediction_log import PREDICTIONS, column_types, predictions_topic
 from tidemill.read_log import log_store
 
@@ -116,6 +117,8 @@ class LabelLog:
         out = []
         if not self._readers:
             self._env.remember_topic(self._settings.source, self._log)
+            if not self.positions:
+                self.positions = self._begin()
         for partition in self._log.partitions():
             if partition not in self._readers:
                 self._readers[partition] = self._log.open(partition, self.positions.setdefault(partition, 0))
@@ -127,6 +130,18 @@ class LabelLog:
             self.unreadable += events.dead.height
             out.append((partition, list(self._labels(events.frame))))
         return out
+
+    def _begin(self) -> dict[int, int]:
+        """Where a source begins that says where to `start` in a topic: where the stream does, if that reads it too.
+
+        Partitions that are not named begin at 0.
+        """
+        source = self._settings.source
+        find = getattr(self._log, "begin", None)  # a topic has it; files are read whole
+        if source.start is None or find is None:
+            return {}
+        decided = begun(self._env.offline, source.name)
+        return dict(find(source.start)) if decided is None else decided
 
     @property
     def at_end(self) -> bool:
