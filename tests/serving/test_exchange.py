@@ -259,10 +259,23 @@ def test_an_async_call_ends_in_time_though_the_service_never_does() -> None:
         asyncio.run(ask())
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://x", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:8080", "ftp://x", "http://", "http://x:1\n", "http://x y", "http://[::1", "http://x:y", "http://x:99999", "http://x?y"],
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(errors.RequestError, match="no address of a service"):
         ScoringClient(url)
+
+
+@pytest.mark.parametrize("client", [ScoringClient, AsyncScoringClient])
+def test_patience_that_is_none_is_refused(client: Any) -> None:
+    for timeout in (0, -1, None, "5", float("nan"), float("inf")):
+        with pytest.raises(errors.RequestError, match="timeout is seconds for a call"):
+            client("http://x", timeout=timeout)
+    for retries in (-1, 1.5, None, "2"):
+        with pytest.raises(errors.RequestError, match="retries is how often"):
+            client("http://x", retries=retries)
 
 
 def test_what_no_request_can_be_made_of_is_refused_before_it_is_sent() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -41,9 +42,11 @@ class _Base:
     """What both clients have in common: where the service is, and how a call is written and read."""
 
     def __init__(self, url: str, api_key: str | None, timeout: float, retries: int) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RequestError(f"{url!r} is no address of a service: give one such as 'http://127.0.0.1:8080'")
+        parts = _parts(url)
+        if not isinstance(timeout, (int, float)) or not math.isfinite(timeout) or timeout <= 0:
+            raise RequestError(f"timeout is seconds for a call, more than nothing, such as 5.0; got {timeout!r}")
+        if not isinstance(retries, int) or retries < 0:
+            raise RequestError(f"retries is how often a call is tried again, such as 2, or 0; got {retries!r}")
         self.url = url.rstrip("/")
         self._where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # never what stands before an @
         self._policy = Policy(timeout, retries)
@@ -68,6 +71,18 @@ class _Base:
         except TypeError as error:
             raise RequestError(f"the request holds what JSON cannot carry: {error}") from None
         return {"url": f"{self.url}/{path}", "content": content, "headers": self._headers, "timeout": timeout}
+
+
+def _parts(url: str) -> SplitResult:
+    """The address, taken apart. Raises `RequestError` for what is none."""
+    try:
+        if isinstance(url, str) and url.isprintable() and " " not in url:  # urlsplit takes line breaks away, and the URL has them still
+            parts = urlsplit(url)
+            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not (parts.query or parts.fragment):
+                return parts
+    except ValueError:  # such as of a port that is none
+        pass
+    raise RequestError(f"{url!r} is no address of a service: give one such as 'http://127.0.0.1:8080'")
 
 
 class ScoringClient(_Base):
