@@ -161,6 +161,9 @@ def test_the_scores_over_the_threshold_are_a_view(published: Project) -> None:
     published.happen("a", "a", "a")
     published.run(seconds=3800, threshold=0.0)
     assert len(published.query("select entity from p_above")) == 3
+    for entities in (["a", "b"], ["a", "b"], []):  # each as it was before: with the threshold of then
+        published.rollback()
+        assert sorted(entity for (entity,) in published.query("select entity from p_above")) == entities
 
 
 def test_scores_that_are_not_finite_are_never_published(published: Project) -> None:

@@ -46,7 +46,8 @@ class Predictions:
     def publish(self, state: State, plan: Plan, now: int, threshold: float | None) -> State:
         """Make a run the current one, in one step. Raises `RequestError` where others have come before it meanwhile."""
         self.check_order(state, plan)
-        visible = (*state.visible, Published(plan.run, state.n + 1, plan.at))[-VISIBLE:]
+        replaced = () if threshold is None else (state.threshold,)
+        visible = (*state.visible, Published(plan.run, state.n + 1, plan.at, replaced))[-VISIBLE:]
         after = replace(state.after("publish", plan.run, now), pending=None, visible=visible)
         return self.journal.append(after if threshold is None else replace(after, threshold=threshold))
 
@@ -65,12 +66,17 @@ class Predictions:
             )
 
     def roll_back(self, state: State, now: int) -> State:
-        """Take the current run back; the one before is current again. Raises `TidemillError` where there is none to take back."""
+        """Take the current run back, and its threshold; the one before is current again.
+
+        Raises `TidemillError` where there is none to take back.
+        """
         current = state.current
         if current is None:
             raise TidemillError(f"the predictions {self.name!r} have no published run to roll back")
         self._store.create(self._withdrawn(current.run), b"")  # first: what is withdrawn must not be published by whoever repeats the run
-        return self.journal.append(replace(state.after("rollback", current.run, now), pending=None, visible=state.visible[:-1]))
+        threshold = current.replaced[0] if current.replaced else state.threshold
+        after = replace(state.after("rollback", current.run, now), pending=None, visible=state.visible[:-1], threshold=threshold)
+        return self.journal.append(after)
 
     def withdrawn(self, run: str) -> bool:
         """Whether a run that is not visible was rolled back."""
