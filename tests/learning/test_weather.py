@@ -430,6 +430,32 @@ def test_a_value_finds_its_label_in_whatever_form_a_request_brought_it(flights: 
     assert one.counts["learned"] == 1
 
 
+def test_text_that_no_label_can_have_is_of_no_label_and_does_not_stop_the_learner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a surrogate pair: Python has such text, and neither logs nor checkpoints can hold it."""
+    changed = worlds.DEFINITIONS.replace("Request(amount=float)", "Request(amount=float, flight=str)")
+    changed = changed.replace("(amount)", "(amount, flight)").replace('"k": str, "bad"', '"flight": str, "bad"')
+    monkeypatch.setattr(worlds, "DEFINITIONS", changed)
+    world = World(tmp_path / "p", count=0)
+    store = tm.FeatureStore(world.path, prediction_log=PredictionLog(world.env().offline))
+    for flight in ("\ud800", "f"):
+        store.score("m", [{"k": "k1", "amount": 1.0, "flight": flight}], at=START)
+    store.close()
+    (file,) = (world.path / ".tidemill/offline/journals/predictions").rglob("*.jsonl")
+    head, *lines = file.read_text().splitlines()
+    bad = {**json.loads(lines[0]), "ids": ["\ud800"]}
+    file.write_text("\n".join([json.dumps({**json.loads(head), "entries": 3}), *lines, json.dumps(bad)]) + "\n")
+    world.write([{"flight": "f", "bad": True, "at": START + MINUTE, "known": START + MINUTE}], end=False)
+    learner = learner_of(world, join=("flight",))
+    to_the_end(learner)
+    learner.keep()
+    assert learner.joiner.waiting == 2
+    assert learner.predictions.damaged == 1
+    world.write([])
+    again = learner_of(world, join=("flight",))
+    to_the_end(again)
+    assert (again.counts["learned"], again.counts["missing"]) == (1, 1)
+
+
 def test_an_epoch_number_is_read_in_the_unit_of_its_column(flights: World) -> None:
     features = flights.path / "features.py"
     features.write_text(features.read_text().replace("flight=int, due=tm.Timestamp,", 'flight=int, due=tm.Timestamp("ms"),'))

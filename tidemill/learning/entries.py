@@ -26,7 +26,8 @@ def key_text(values: Sequence[Any]) -> str:
 def as_labelled(value: Any, kind: ColumnType, given: ColumnType) -> Any:
     """A value as a request brought it (of the type `given`), as labels of this type have it. Null where NaN.
 
-    So an instant that was text or a number, and a float that was an int, find theirs. What cannot be one stays as it is, and finds nothing.
+    So an instant that was text or a number, and a float that was an int, find theirs. What cannot be one stays as it is, and finds nothing;
+    a half of a surrogate pair is null, because no label has one, nor can a checkpoint.
 
     >>> as_labelled("1970-01-01T00:00:01Z", ColumnType("timestamp"), ColumnType("timestamp")) == from_micros(1_000_000)
     True
@@ -34,6 +35,8 @@ def as_labelled(value: Any, kind: ColumnType, given: ColumnType) -> Any:
     3.0
     """
     if value is None or (isinstance(value, float) and value != value):  # noqa: PLR0124 - NaN
+        return None
+    if isinstance(value, str) and not _is_text(value):
         return None
     try:
         if kind.name == "timestamp":
@@ -44,6 +47,10 @@ def as_labelled(value: Any, kind: ColumnType, given: ColumnType) -> Any:
     except (TypeError, ValueError, OverflowError):
         pass
     return value
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 class _Entry(msgspec.Struct):
@@ -77,6 +84,7 @@ def _decoded(line: bytes) -> _Entry:
             found[name] = [json.dumps(v) for v in part] if name == "x" else json.dumps(part)
         columns, x = msgspec.Raw(found.pop("columns").encode()), [msgspec.Raw(v.encode()) for v in found.pop("x")]
         kept = {f: found[f] for f in _Entry.__struct_fields__ if f in found}
+        json.dumps(kept, ensure_ascii=False).encode()  # raises where there are some in ids and the like, which we never wrote
         return _Entry(columns=columns, x=x, **kept)
 
 
