@@ -151,6 +151,19 @@ def test_a_run_planned_after_one_that_was_rolled_back_is_not_published(project: 
         project.run(run="bad", seconds=3800)
 
 
+def test_a_run_is_compared_with_the_last_one_of_its_kind(project: Project) -> None:
+    """Of a file of entities now and then, and of those with events in between."""
+    project.happen("a", "b", "b")
+    file = project.path / "who.csv"
+    limits = Limits(psi_rows=2, warn_psi=0.1, block_psi=0.2)
+    file.write_text("k\n" + "".join(f"new{i}\n" for i in range(20)))
+    assert project.run(entities=file, limits=limits).outcome == "published"
+    assert project.run(limits=limits, seconds=3700).outcome == "published"
+    file.write_text("k\na\nb\n")
+    blocked = project.run(entities=file, limits=limits, seconds=3800)
+    assert (blocked.outcome, [f.check for f in blocked.findings]) == ("blocked", ["shrink", "psi"])
+
+
 def test_the_scores_over_the_threshold_are_a_view(published: Project) -> None:
     published.happen("a", "b", "b", "c", "c", "c")
     published.run(threshold=score_of(2))

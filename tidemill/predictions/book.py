@@ -28,6 +28,11 @@ class Predictions:
         """The manifest of the current run; None where there is none, and where its files were removed."""
         return self.files(state.current.run).manifest() if state.current else None
 
+    def last_like(self, state: State, plan: Plan) -> Manifest | None:
+        """The manifest of the newest visible run of the plan's kind: of all that was given, or of what had changed."""
+        manifests = (self.files(published.run).manifest() for published in reversed(state.visible))
+        return next((found for found in manifests if found is not None and found.plan.changed == plan.changed), None)
+
     def positions(self, state: State) -> Positions:
         """Where the next run begins: after what the current run has seen."""
         last = self.last(state)
