@@ -464,6 +464,19 @@ def test_offsets_that_were_deleted_first_are_counted_and_another_topic_begins_at
     assert said(archived(world)) == oracle(there)
 
 
+def test_files_that_are_out_of_sight_for_a_while_are_not_archived_again(topical: Any, made: World) -> None:
+    """As of a folder that was not mounted ([log] directory), while the topic went on."""
+    world, admin, name, lines = topical
+    archive(world.env())
+    folder = world.path / ".tidemill/offline/journals"
+    away = folder.rename(world.path / "away")
+    admin.produce(name, [(0, b"", line) for line in lines])
+    archive(world.env())
+    away.rename(folder)
+    assert archive(world.env()).rows == 0
+    assert said(archived(world)) == oracle(logged(made))
+
+
 def test_a_topic_that_is_not_there_is_an_error_and_nothing_is_written(topical: Any) -> None:
     world, _, name, _ = topical
     toml = world.path / "tidemill.toml"

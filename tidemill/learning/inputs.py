@@ -86,7 +86,8 @@ class PredictionFiles:
         """Those that are there now."""
         files = files_to_read(self._store, PREDICTIONS, self.read)
         there = {f.writer for f in files}
-        self.read = {w: n for w, n in self.read.items() if w in there}  # days that were deleted
+        if there:  # else the folder is not mounted, perhaps, and comes back
+            self.read = {w: n for w, n in self.read.items() if w in there}  # days that were deleted
         return [f for f in files if f.number >= self.read.get(f.writer, 0)]
 
     def take(self, file: JournalFile) -> Iterator[Prediction]:

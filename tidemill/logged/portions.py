@@ -66,8 +66,9 @@ class Sources:
         portion, taken = Portion(self._types), Taken()
         files = files_to_read(self._store, PREDICTIONS, read)
         there = {f.writer for f in files}
-        for writer in read.keys() - there:  # its days were deleted
-            del read[writer]
+        if there:  # else the folder is not mounted, perhaps, and comes back
+            for writer in read.keys() - there:  # its days were deleted
+                del read[writer]
         for file in files:
             if file.number < read.get(file.writer, 0):
                 continue
