@@ -230,6 +230,8 @@ class Models:
         given = None if golden is None else np.asarray(golden, dtype=np.float64)[:GOLDEN_ROWS]
         if given is not None and given.shape[1:] != (len(used),):
             raise ModelError(f"golden rows have the shape {given.shape}, and {len(used)} features were expected: (rows, {len(used)})")
+        if given is not None and np.isinf(given).any():
+            raise ModelError("golden rows hold an infinity, which no feature is: leave those rows out")
         rows = golden_rows(len(used), given)
         tried = Golden(manifest.columns, tuple(tuple(None if np.isnan(v) else v for v in r) for r in rows.tolist()), ())
         encoded = replace(tried, scores=tuple(score_finite(loaded, rows).tolist())).encode()
@@ -250,6 +252,10 @@ class Models:
         said = replace(
             prepared.loaded.manifest, metrics=dict(metrics or {}), data=dict(data or {}), description=description, created_at=self._now()
         )
+        try:
+            said.encode()  # before a number is claimed
+        except (TypeError, UnicodeEncodeError) as error:
+            raise ModelError(f"metrics, data and description are kept as JSON, which cannot hold them: {error}") from None
         manifest = self._stored(said, prepared.golden, prepared.artifact, files or {})
         self._append(manifest.model, "register", manifest.version, None, by, why, lambda state: state)
         return manifest
@@ -337,7 +343,7 @@ class Models:
         first = before.aliases
         while True:
             state = moved(State.after(before))
-            entry = Entry(before.n + 1, self._now(), action, version, alias, by, why, state.aliases, state.standing)
+            entry = Entry(before.n + 1, self._now(), action, version, alias, _text(by), _text(why), state.aliases, state.standing)
             if journal.append(entry):
                 return entry
             for other in journal.after(before.n):
@@ -390,6 +396,11 @@ class Models:
 
     def _now(self) -> str:
         return from_micros(self._clock()).astimezone(dt.UTC).isoformat()
+
+
+def _text(said: str | None) -> str | None:
+    """What a caller said, as UTF-8: a command line may hold bytes that are none."""
+    return None if said is None else said.encode("utf-8", "replace").decode()
 
 
 _MOVED = (
