@@ -151,6 +151,17 @@ def test_a_run_planned_after_one_that_was_rolled_back_is_not_published(project: 
         project.run(run="bad", seconds=3800)
 
 
+@pytest.mark.parametrize("id", ["score", "Score", "SEQ", "K"])
+def test_rows_cannot_be_named_by_a_column_that_a_table_would_have_twice(published: Project, id: str) -> None:
+    """Databases do not tell large letters from small ones. Nothing is published that the table could never take."""
+    published.happen("a", "b")
+    file = published.path / "who.csv"
+    file.write_text(f"k,{id}\na,x1\nb,x2\n")
+    with pytest.raises(RequestError, match=f"--id {id}: predictions have a column of this name"):
+        published.run(entities=file, id=id)
+    assert published.run().outcome == "published"
+
+
 def test_a_run_is_compared_with_the_last_one_of_its_kind(project: Project) -> None:
     """Of a file of entities now and then, and of those with events in between."""
     project.happen("a", "b", "b")
