@@ -269,10 +269,9 @@ def _dry(scorer: Scorer, plan: Plan, entities: Entities, request: Request, progr
 
 
 def _checked(book: Predictions, state: State, manifest: Manifest, request: Request, scorer: Scorer) -> tuple[Finding, ...]:
-    last = book.last(state)
-    comparable = last.statistics if last is not None and last.plan.changed == manifest.plan.changed else None
+    last = book.last_like(state, manifest.plan)
     frame = not manifest.plan.changed
-    return tuple(findings(manifest.statistics, comparable, request.limits, frame=frame, range=scorer.range))
+    return tuple(findings(manifest.statistics, None if last is None else last.statistics, request.limits, frame=frame, range=scorer.range))
 
 
 def _already(book: Predictions, run: str, begun: float) -> Result:

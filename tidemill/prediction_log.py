@@ -10,12 +10,17 @@ It is written to files, or to a Kafka topic: `predictions_topic` of [log], at th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime as dt
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from tidemill.answers import OK
+from tidemill.definitions.resolve import resolve_features
+from tidemill.errors import TidemillError
 from tidemill.journals.topic import TopicJournal
 from tidemill.read_log import ShareLog, log_store
+from tidemill.times import from_micros, to_micros
+from tidemill.types import ColumnType, Timestamp
 
 if TYPE_CHECKING:
     from tidemill.environment import Environment
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The journal's name.
 PREDICTIONS = "predictions"
+#: The types of a service's keys and request columns, by its name; empty where nobody knows the service any more.
+Types = Callable[[str | None], Mapping[str, ColumnType]]
 
 
 class PredictionLog(ShareLog):
@@ -77,6 +84,33 @@ class PredictionLog(ShareLog):
             }
 
         self._journal.put(entry, weight=max(len(ids), 1))
+
+
+def column_types(env: Environment) -> Types:
+    """What the definitions say of the columns of entries."""
+    known: dict[str | None, Mapping[str, ColumnType]] = {}
+
+    def types(service: str | None) -> Mapping[str, ColumnType]:
+        if service not in known:
+            try:
+                wanted = resolve_features(service or [], env.definitions)
+                known[service] = {**wanted.keys, **wanted.request}
+            except TidemillError:  # the service has gone since, or the model has none
+                known[service] = {}
+        return known[service]
+
+    return types
+
+
+def instant_of(value: Any, kind: ColumnType) -> dt.datetime:
+    """The instant that a request's value is: text, a datetime, or an epoch number in the column's unit. Raises `ValueError`, `TypeError`.
+
+    >>> instant_of(1500, ColumnType("timestamp", "ms")) == instant_of("1970-01-01T00:00:01.5", ColumnType("timestamp"))
+    True
+    """
+    if type(value) is int:
+        value *= Timestamp(kind.unit).micros or 1
+    return from_micros(to_micros(value))
 
 
 def predictions_topic(env: Environment) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import json
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,14 @@ T0 = 1_770_000_000_000_000
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
     return DirectoryStore(tmp_path / "offline")
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    LARGE = 3
 
 
 class Clock:
@@ -70,7 +81,12 @@ def test_a_value_is_read_back_to_the_bit(value: Any) -> None:
         (b"\x00\xff", b"\x00\xff"),
         ("\ud800", "\ud800"),
         ({1}, {"$repr": "{1}"}),
-        (np.datetime64("NaT"), {"$repr": repr(np.datetime64("NaT"))}),
+        (np.datetime64("NaT"), None),
+        (Colour.RED, "red"),
+        (Size.LARGE, 3),
+        (Decimal("1.5"), 1.5),
+        (Fraction(1, 4), 0.25),
+        (2j, {"$repr": "2j"}),
     ],
 )
 def test_what_people_hand_over_is_noted_too(value: Any, again: Any) -> None:

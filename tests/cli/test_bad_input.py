@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import sqlite3
@@ -97,6 +98,10 @@ def test_a_request_that_cannot_be_answered_says_what_is_wrong(project: Any, comm
         ("dead-letters list --limit 0", "'--limit'"),
         ("get card card=a card=b", "card is given twice, and NAME=VALUE are of one entity: write --row once for each"),
         ("get card card=a card=a", "card is given twice"),
+        ("learn --once --metrics-port 0", "go without --once and --status"),
+        ("learn --status --metrics-host 0.0.0.0", "go without --once and --status"),
+        ("learn --metrics-host 0.0.0.0", "--metrics-host needs a port"),
+        ("model register m x:y --service s --fill a:b=1 --fill a__b=2", "--fill is given twice for a__b"),
         ("batch --rollback", "Option '--rollback' requires an argument; see `tidemill batch --help`"),
         ("dead-letters list --limit", "see `tidemill dead-letters list --help`"),
     ],
@@ -252,3 +257,26 @@ def test_a_line_without_an_end_waits_and_does_not_count(project: Any, event: Cal
         log.write(event(1500).rstrip("\n")[:-5])
     project.stream()
     assert project.run("status --json").json["sources"][0]["partitions"][0]["log_end"] == 1500
+
+
+def test_a_json_document_has_no_numbers_that_json_does_not_know(project: Any) -> None:
+    project.run("apply")
+    project.stream()
+
+    def none(word: str) -> Any:
+        raise AssertionError(f"{word} is not JSON")
+
+    ran = project.run('get share --row \'{"card": "a", "amount": NaN}\' --row \'{"card": "a", "amount": -1e999}\' --json')
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out, parse_constant=none)
+    assert [row["entity"]["amount"] for row in found["rows"]] == [None, None]
+
+
+def test_a_line_of_json_ends_with_a_newline_and_with_nothing_else(project: Any) -> None:
+    project.run("apply")
+    project.stream()
+    project.write("who.jsonl", '{"card": "a\u2028b\x85"}\n\n{"card": "a"}\r\n')
+    found = project.run("get card --file who.jsonl --json").json
+    assert [row["entity"]["card"] for row in found["rows"]] == ["a\u2028b\x85", "a"]
+    project.write("who.jsonl", '{"card": "a"}\n["a"]\n')
+    assert "who.jsonl is not jsonl: every line must be a JSON object" in project.refused("get card --file who.jsonl")

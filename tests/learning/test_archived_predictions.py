@@ -10,21 +10,24 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 import typer
 
 import tidemill as tm
+from tests.learning import world as worlds
 from tests.learning.test_learner import Killed
 from tests.learning.world import COLUMNS, START, World
 from tests.servers.kafka import kafka_broker
 from tidemill.cli.app import build
 from tidemill.errors import LeaseError, LogError, StoreError
-from tidemill.journals import entries, exact, journal_files
+from tidemill.journals import Journal, entries, exact, journal_files
 from tidemill.journals.reader import read_lines
 from tidemill.logged import archive as archives
 from tidemill.logged.archive import archive
@@ -33,7 +36,7 @@ from tidemill.logs.kafka import KafkaAdmin
 from tidemill.offline.directory import DirectoryStore
 from tidemill.offline.leases import Lease
 from tidemill.prediction_log import PREDICTIONS, PredictionLog
-from tidemill.times import DAY, HOUR
+from tidemill.times import DAY, HOUR, MINUTE, from_micros
 
 __all__ = ["kafka_broker"]
 
@@ -206,6 +209,95 @@ archive(Environment.load({str(world.path)!r}), rows=1, report=lambda n: print(n,
     assert said(archived(world)) == oracle(logged(world))
 
 
+ODD = """
+@tm.on_demand(inputs=[tm.Request(amount=float, day=int, many=int, sure=bool, due=tm.Timestamp, booked=tm.Timestamp("ms"))])
+def twice(amount, day, many, sure, due, booked):
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Requests with columns of every type, one of which is named as the folders are."""
+    old = worlds.DEFINITIONS
+    begin, end = old.index("@tm.on_demand"), old.index("    return 2 * amount")
+    monkeypatch.setattr(worlds, "DEFINITIONS", old[:begin] + ODD.lstrip() + old[end:])
+    return World(tmp_path / "p", count=0)
+
+
+def test_a_column_has_the_type_that_is_declared_in_every_file_whatever_numbers_came(odd: World) -> None:
+    """A value is null where its type cannot hold it; an instant is read as the features read it."""
+    nan, due = float("nan"), from_micros(START)
+    millis = START // 1000
+    rows: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+        ({"amount": 1, "day": 3, "many": 7, "sure": True, "due": due, "booked": millis}, (1.0, 3, 7, True, START, START)),
+        ({"amount": nan, "day": nan, "many": nan, "sure": nan, "due": nan, "booked": nan}, (nan, None, None, None, None, None)),
+        ({"amount": 2**60 + 1, "day": 4.0, "many": 2**63, "sure": 1, "due": START, "booked": "NaT"}, (2.0**60, 4, None, True, START, None)),
+        ({"amount": True, "day": 2.5, "many": float("inf"), "sure": 0.0, "due": "2026-05-01T12:00:00Z", "booked": due},
+         (1.0, None, None, False, START, START)),
+        ({"amount": Decimal("0.5"), "day": None, "many": 2**200, "sure": None, "due": None, "booked": None},
+         (0.5, None, None, None, None, None)),
+    ]  # fmt: skip
+    for number, (row, _) in enumerate(rows):
+        store = tm.FeatureStore(odd.path, prediction_log=PredictionLog(odd.env().offline))
+        given = {name: np.datetime64("NaT") if value == "NaT" else value for name, value in row.items()}
+        store.score("m", [{"k": "k1", **given}], at=START + number * DAY)
+        store.close()
+        archive(odd.env())
+    frame = archived(odd).sort("at").select("amount", "day_", "many", "sure", "due", "booked")
+    instants = frame.with_columns(pl.col("due", "booked").dt.timestamp("us"))
+    assert [str(row) for row in instants.rows()] == [str(wanted) for _, wanted in rows]
+    time = pl.Datetime("us", "UTC")
+    assert frame.dtypes == [pl.Float64, pl.Int64, pl.Int64, pl.Boolean, time, time]
+
+
+def test_the_day_of_the_folders_is_not_taken_for_a_column_of_that_name(odd: World) -> None:
+    store = tm.FeatureStore(odd.path, prediction_log=PredictionLog(odd.env().offline))
+    row = dict.fromkeys(("amount", "many", "sure", "due", "booked"))
+    store.score("m", [{"k": "k1", "day": 7, **row}], at=START)
+    store.close()
+    archive(odd.env())
+    files = f"{odd.path}/.tidemill/offline/logged/predictions/m/*/*.parquet"
+    assert duckdb.sql(f"select day::text, day_ from '{files}'").fetchall() == [("2026-05-01", 7)]
+
+
+def logged_at(world: World, instants: list[int], minutes: int = 0) -> None:
+    """A prediction a file, all of one writer, noted at these instants of its clock."""
+    now = [0]
+    store = world.env().offline
+    log = PredictionLog(store, journal=Journal(store, PREDICTIONS, clock=lambda: now[0]))
+    features = tm.FeatureStore(world.path, prediction_log=log)
+    for n, instant in enumerate(instants):
+        now[0] = instant
+        features.score("m", [{"k": f"k{n}", "amount": 1.0}], at=START)
+        assert log.flush()
+    features.close()
+
+
+@pytest.mark.parametrize("rows", [1, 50_000])
+def test_a_writer_whose_clock_is_set_back_loses_nothing(world: World, rows: int) -> None:
+    logged_at(world, [START, START + 10 * MINUTE, START + 5 * MINUTE, START + 7 * MINUTE])
+    archive(world.env(), rows=rows)
+    assert said(archived(world)) == oracle(logged(world))
+
+
+def test_a_file_that_comes_to_a_folder_that_was_listed_already_is_not_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at midnight: the writer puts one file into the old day's folder, and the next one into the new day's."""
+    logged_at(world, [START, START + DAY])  # by another process: both folders are there
+    listing, came = DirectoryStore.list, [False]
+
+    def meanwhile(self: Any, key: str) -> Any:
+        found = list(listing(self, key))
+        if key.startswith("journals/") and not came[0]:
+            came[0] = True
+            logged_at(world, [START, START + DAY])
+        return found
+
+    monkeypatch.setattr(DirectoryStore, "list", meanwhile)
+    archive(world.env(), rows=50_000)
+    archive(world.env())
+    assert said(archived(world)) == oracle(logged(world))
+
+
 def test_the_types_of_a_service_that_has_gone_are_those_that_the_values_have(world: World) -> None:
     features = world.path / "features.py"
     text = features.read_text()
@@ -370,6 +462,19 @@ def test_offsets_that_were_deleted_first_are_counted_and_another_topic_begins_at
     assert archive(world.env()).lost == 0
     there = logged(world) + [json.loads(line) for line in lines[:10] + lines[14:]]
     assert said(archived(world)) == oracle(there)
+
+
+def test_files_that_are_out_of_sight_for_a_while_are_not_archived_again(topical: Any, made: World) -> None:
+    """As of a folder that was not mounted ([log] directory), while the topic went on."""
+    world, admin, name, lines = topical
+    archive(world.env())
+    folder = world.path / ".tidemill/offline/journals"
+    away = folder.rename(world.path / "away")
+    admin.produce(name, [(0, b"", line) for line in lines])
+    archive(world.env())
+    away.rename(folder)
+    assert archive(world.env()).rows == 0
+    assert said(archived(world)) == oracle(logged(made))
 
 
 def test_a_topic_that_is_not_there_is_an_error_and_nothing_is_written(topical: Any) -> None:

@@ -22,6 +22,7 @@ from tests.learning.world import FILL, START, World, river_model, weights
 from tidemill.apps import load
 from tidemill.errors import DefinitionError, LeaseError, ModelError, StoreError, StoreUnavailableError
 from tidemill.journals import entries
+from tidemill.learning import checkpoint as checkpoints
 from tidemill.learning import inputs
 from tidemill.learning.checkpoint import checkpoint_key
 from tidemill.learning.learner import Learner
@@ -400,6 +401,32 @@ def test_a_damaged_checkpoint_and_one_of_other_settings_are_refused(world: World
         store.write(checkpoint_key("m"), bad)
         with pytest.raises(StoreError):
             Learner(world.env(), world.settings())
+
+
+def test_labels_of_another_source_or_column_are_not_read_from_where_the_old_ones_ended(world: World) -> None:
+    world.write(world.labels[:100], end=False)
+    learned(world)
+    features = world.path / "features.py"
+    text = features.read_text().replace('"bad": bool', '"bad": bool, "worse": bool')
+    features.write_text(text + text[text.index("outcomes = ") :].replace("outcomes", "others"))
+    with pytest.raises(ModelError, match=r"'labels': 'outcomes'.* is told .*'labels': 'others'.* delete .*checkpoint"):
+        Learner(world.env(), world.settings(source=world.env().definitions.source("others")))
+    with pytest.raises(ModelError, match=r"'label': 'bad'.* is told .*'label': 'worse'"):
+        Learner(world.env(), world.settings(label="worse"))
+
+
+def test_a_checkpoint_that_does_not_say_which_labels_it_is_of_goes_on(world: World) -> None:
+    """As earlier versions wrote it."""
+    world.write(world.labels)
+    learner = learned(world)
+    store = world.env().offline
+    found = checkpoints.load(store, "m")
+    assert found is not None
+    for name in ("labels", "label"):
+        del found.state["settings"][name]
+    checkpoints.save(store, "m", found)
+    again = Learner(world.env(), world.settings())
+    assert again.counts["learned"] == learner.counts["learned"]
 
 
 def test_a_checkpoint_older_than_what_was_published_is_refused(world: World) -> None:

@@ -447,3 +447,30 @@ def test_a_topic_of_labels_that_was_created_again_is_refused_too(in_a_topic: Cal
             app.once(made.world.env(), made.world.settings(), say)
             made.admin.delete_topic(labels)
             time.sleep(0.5)
+
+
+def test_labels_whose_oldest_the_brokers_have_deleted_are_read_from_where_their_source_says(
+    in_a_topic: Callable[..., Topic], logged: list[bytes]
+) -> None:
+    made = in_a_topic()
+    labels, features = f"{made.name}-labels", made.world.path / "features.py"
+    text = features.read_text()
+    made.admin.create_topic(labels)
+    last = {"prediction_id": "nobody", "bad": True, "at": START + 60 * DAY, "known": START + 60 * DAY}
+    some = [*sorted(made.world.labels, key=lambda x: x["known"]), last]
+    values = [json.dumps({**x, "at": from_micros(x["at"]).isoformat(), "known": None}).encode() for x in some]
+    made.admin.produce(labels, [(0, b"", value, x["known"]) for value, x in zip(values, some, strict=True)])
+    made.admin.delete_records(labels, {0: 20})
+    made.log(logged)
+    features.write_text(text.replace('path="labels/**/*.jsonl"', f'topic="{labels}"'))
+    with pytest.raises(LogTruncatedError, match="offset 0 is gone; the topic now begins at 20"):
+        app.once(made.world.env(), made.world.settings(), say)
+    features.write_text(text.replace('path="labels/**/*.jsonl"', f'topic="{labels}", start="earliest"'))
+    assert app.once(made.world.env(), made.world.settings(), say)["counts"]["learned"] == COUNT - 20
+    made.admin.delete_records(labels, {0: COUNT + 1})
+    made.admin.produce(labels, [(0, b"", b"null"), (0, b"", b"null")])
+    assert app.once(made.world.env(), made.world.settings(), say)["counts"]["labels_unreadable"] == 2, "it goes on where it was"
+    made.admin.produce(labels, [(0, b"", b"null"), (0, b"", b"null")])
+    made.admin.delete_records(labels, {0: COUNT + 4})
+    with pytest.raises(LogTruncatedError, match="offset 263 is gone"):
+        app.once(made.world.env(), made.world.settings(), say)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import tidemill as tm
+from tests.learning import world as worlds
 from tests.learning.world import COLUMNS, FILL, START, World, river_model, weights
 from tidemill.apps import load
 from tidemill.errors import DefinitionError, LeaseError, ModelRefusedError, StoreError, StoreUnavailableError
@@ -22,7 +23,7 @@ from tidemill.learning.learner import Learner
 from tidemill.offline.directory import DirectoryStore
 from tidemill.offline.leases import Lease
 from tidemill.prediction_log import PREDICTIONS, PredictionLog
-from tidemill.times import HOUR, MINUTE
+from tidemill.times import HOUR, MINUTE, from_micros, to_micros
 
 app = load("serving.learner")
 
@@ -377,3 +378,115 @@ def test_a_label_whose_key_is_null_is_of_no_prediction(world: World) -> None:
     to_the_end(learner)
     assert learner.counts["learned"] == 0
     assert learner.joiner.counts["unmatched"] == 1
+
+
+FLIGHTS = """
+@tm.on_demand(inputs=[tm.Request(flight=int, due=tm.Timestamp, price=float)])
+def twice(flight, due, price):
+    return 2 * price
+
+
+s = tm.FeatureService("s", features=[v, twice])
+"""
+
+
+@pytest.fixture
+def flights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Predictions that are named by an int, an instant and a float."""
+    old = worlds.DEFINITIONS
+    twice = old[old.index("@tm.on_demand") : old.index("outcomes")]
+    labels = '"flight": int, "due": tm.Timestamp, "price": float, "bad"'
+    monkeypatch.setattr(worlds, "DEFINITIONS", old.replace(twice, FLIGHTS).replace('"k": str, "bad"', labels))
+    return World(tmp_path / "p", count=0)
+
+
+DUE = "2026-05-02T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"due": DUE},
+        {"due": "2026-05-02"},
+        {"due": to_micros(DUE)},
+        {"due": from_micros(to_micros(DUE))},
+        {"due": "2026-05-02T02:00:00+02:00"},
+        {"price": 0},
+        {"price": -0.0},
+        {"flight": 7.0},
+    ],
+    ids=str,
+)
+def test_a_value_finds_its_label_in_whatever_form_a_request_brought_it(flights: World, given: dict[str, Any]) -> None:
+    store = tm.FeatureStore(flights.path, prediction_log=PredictionLog(flights.env().offline))
+    store.score("m", [{"k": "k1", "flight": 7, "due": DUE, "price": 0.0, **given}], at=START)
+    store.close()
+    flights.write([{"flight": 7, "due": DUE, "price": 0.0, "bad": True, "at": START + MINUTE, "known": START + MINUTE}])
+    learner = learner_of(flights, join=("flight", "due", "price"))
+    to_the_end(learner)
+    assert learner.counts["learned"] == 1
+    one = learner_of(flights, join=(next(iter(given)),))
+    to_the_end(one)
+    assert one.counts["learned"] == 1
+
+
+def test_text_that_no_label_can_have_is_of_no_label_and_does_not_stop_the_learner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a surrogate pair: Python has such text, and neither logs nor checkpoints can hold it."""
+    changed = worlds.DEFINITIONS.replace("Request(amount=float)", "Request(amount=float, flight=str)")
+    changed = changed.replace("(amount)", "(amount, flight)").replace('"k": str, "bad"', '"flight": str, "bad"')
+    monkeypatch.setattr(worlds, "DEFINITIONS", changed)
+    world = World(tmp_path / "p", count=0)
+    store = tm.FeatureStore(world.path, prediction_log=PredictionLog(world.env().offline))
+    for flight in ("\ud800", "f"):
+        store.score("m", [{"k": "k1", "amount": 1.0, "flight": flight}], at=START)
+    store.close()
+    (file,) = (world.path / ".tidemill/offline/journals/predictions").rglob("*.jsonl")
+    head, *lines = file.read_text().splitlines()
+    bad = {**json.loads(lines[0]), "ids": ["\ud800"]}
+    file.write_text("\n".join([json.dumps({**json.loads(head), "entries": 3}), *lines, json.dumps(bad)]) + "\n")
+    world.write([{"flight": "f", "bad": True, "at": START + MINUTE, "known": START + MINUTE}], end=False)
+    learner = learner_of(world, join=("flight",))
+    to_the_end(learner)
+    learner.keep()
+    assert learner.joiner.waiting == 2
+    assert learner.predictions.damaged == 1
+    world.write([])
+    again = learner_of(world, join=("flight",))
+    to_the_end(again)
+    assert (again.counts["learned"], again.counts["missing"]) == (1, 1)
+
+
+def test_an_epoch_number_is_read_in_the_unit_of_its_column(flights: World) -> None:
+    features = flights.path / "features.py"
+    features.write_text(features.read_text().replace("flight=int, due=tm.Timestamp,", 'flight=int, due=tm.Timestamp("ms"),'))
+    flights.env().apply()
+    models = flights.models()
+    models.register("m", river_model(), service="s", fill=FILL)
+    models.promote("m", "2")
+    store = tm.FeatureStore(flights.path, prediction_log=PredictionLog(flights.env().offline))
+    store.score("m", [{"k": "k1", "flight": 7, "due": to_micros(DUE) // 1000, "price": 0.0}], at=START)
+    store.close()
+    flights.write([{"due": DUE, "bad": True, "at": START + MINUTE, "known": START + MINUTE}])
+    learner = learner_of(flights, join=("due",))
+    to_the_end(learner)
+    assert learner.counts["learned"] == 1
+
+
+def test_a_join_by_a_column_that_labels_have_in_another_type_is_refused_at_once(flights: World) -> None:
+    features = flights.path / "features.py"
+    features.write_text(features.read_text().replace('"flight": int, "due"', '"flight": str, "due"'))
+    with pytest.raises(DefinitionError, match=r"'flight', which is of type int in predictions, and of type str in labels of 'outcomes'"):
+        learner_of(flights, join=("flight",))
+
+
+def test_an_entry_that_is_none_costs_nothing_but_itself(world: World) -> None:
+    """Such as one of a version that reads another service, without the column that labels are joined by."""
+    (file,) = (world.path / ".tidemill/offline/journals/predictions").rglob("*.jsonl")
+    lines = file.read_text().splitlines()
+    other = json.loads(lines[3])
+    del other["columns"]["k"]
+    file.write_text("\n".join([*lines[:3], json.dumps(other), "{", *lines[5:]]) + "\n")
+    learner = learner_of(world, join=("k",))
+    to_the_end(learner)
+    assert learner.predictions.damaged == 2
+    assert learner.joiner.waiting == len(world.labels) - 2

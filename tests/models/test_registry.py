@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -374,6 +375,22 @@ def test_nothing_is_promoted_whose_golden_scores_are_not_finite_any_more(folder:
     (folder.path / "weights.txt").write_text("1.5")
     with pytest.raises(ModelRefusedError, match="a classifier's score is a probability"):
         store.models.promote("m", "1")
+
+
+def test_golden_rows_that_cannot_be_kept_are_refused_at_once(models: Models) -> None:
+    """JSON has no infinity: the version would score the row otherwise from then on, and never be promoted."""
+    with pytest.raises(ModelError, match="golden rows hold an infinity"):
+        models.register("m", fitted(), service="s", golden=np.full((1, len(COLUMNS)), np.inf))
+
+
+def test_metrics_may_be_numpys_and_what_no_manifest_can_hold_claims_no_number(models: Models) -> None:
+    for wrong in ({"metrics": {"curve": object()}}, {"data": {"rows": np.arange(3)}}, {"description": "\ud800"}):
+        with pytest.raises(ModelError, match="are kept as JSON"):
+            models.register("n", fitted(), service="s", **wrong)
+    found = models.register("n", fitted(), service="s", metrics={"auc": np.float64(0.75), "rows": np.int64(3)}, by="ann\udcff")
+    assert found.version == "1"
+    assert models.manifest("n", "1").metrics == {"auc": 0.75, "rows": 3}
+    assert models.journal("n").newest().by == "ann?"
 
 
 def test_a_version_can_be_promoted_to_champion_or_challenger_only(models: Models) -> None:

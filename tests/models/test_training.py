@@ -266,6 +266,7 @@ def test_a_candidate_that_scores_nothing_finite_is_not_kept(store: tm.FeatureSto
         (lambda f: f.drop("amount"), {}, "no column 'amount', a request column"),
         (lambda f: f.with_columns(k=None), {}, "has no key 'k'"),
         (lambda f: f.head(0), {}, "no row has a label: 0 rows"),
+        (lambda f: f.with_columns(label=pl.col("amount")), {"threshold": 0.3}, "threshold is of a classifier, and label holds numbers"),
     ],
 )
 def test_a_frame_that_cannot_be_used_says_why(store: tm.FeatureStore, change: Any, options: dict[str, Any], said: str) -> None:

@@ -70,6 +70,8 @@ def test_the_range() -> None:
     assert found(part([-1e-9, 1.5]), min_score=0, max_score=1) == [("range", True), ("range", True)]
     assert [f.check for f in findings(part([1.5]), None, Limits(), frame=True, range=(0.0, 1.0))] == ["range"]
     assert findings(part([1.5]), None, Limits(max_score=2.0), frame=True, range=(0.0, 1.0)) == [], "a limit that is set counts more"
+    off = Limits().changed({"min_score": "off", "max_score": "off"})
+    assert findings(part([-0.5, 1.5]), None, off, frame=True, range=(0.0, 1.0)) == [], "and so does one that is switched off"
     assert found(part([None], "missing"), max_score=1, block_nulls="off", warn_nulls="off", block_coverage="off", warn_coverage="off") == []
 
 
@@ -105,7 +107,7 @@ def test_the_index_is_0_of_the_same_and_never_less(before: list[float], after: l
 
 
 def test_limits_are_numbers_or_off() -> None:
-    assert {getattr(Limits().changed({name: "off"}), name) for name in NAMES} == {None}
+    assert {getattr(Limits().changed({name: "off"}), name) for name in NAMES} == {None, -math.inf, math.inf}
     for wrong in ("nan", "inf", "", True, None, [1]):
         with pytest.raises(RequestError, match="give a number"):
             Limits().changed({"max_score": wrong})

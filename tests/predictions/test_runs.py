@@ -151,6 +151,30 @@ def test_a_run_planned_after_one_that_was_rolled_back_is_not_published(project: 
         project.run(run="bad", seconds=3800)
 
 
+@pytest.mark.parametrize("id", ["score", "Score", "SEQ", "K"])
+def test_rows_cannot_be_named_by_a_column_that_a_table_would_have_twice(published: Project, id: str) -> None:
+    """Databases do not tell large letters from small ones. Nothing is published that the table could never take."""
+    published.happen("a", "b")
+    file = published.path / "who.csv"
+    file.write_text(f"k,{id}\na,x1\nb,x2\n")
+    with pytest.raises(RequestError, match=f"--id {id}: predictions have a column of this name"):
+        published.run(entities=file, id=id)
+    assert published.run().outcome == "published"
+
+
+def test_a_run_is_compared_with_the_last_one_of_its_kind(project: Project) -> None:
+    """Of a file of entities now and then, and of those with events in between."""
+    project.happen("a", "b", "b")
+    file = project.path / "who.csv"
+    limits = Limits(psi_rows=2, warn_psi=0.1, block_psi=0.2)
+    file.write_text("k\n" + "".join(f"new{i}\n" for i in range(20)))
+    assert project.run(entities=file, limits=limits).outcome == "published"
+    assert project.run(limits=limits, seconds=3700).outcome == "published"
+    file.write_text("k\na\nb\n")
+    blocked = project.run(entities=file, limits=limits, seconds=3800)
+    assert (blocked.outcome, [f.check for f in blocked.findings]) == ("blocked", ["shrink", "psi"])
+
+
 def test_the_scores_over_the_threshold_are_a_view(published: Project) -> None:
     published.happen("a", "b", "b", "c", "c", "c")
     published.run(threshold=score_of(2))
@@ -161,6 +185,9 @@ def test_the_scores_over_the_threshold_are_a_view(published: Project) -> None:
     published.happen("a", "a", "a")
     published.run(seconds=3800, threshold=0.0)
     assert len(published.query("select entity from p_above")) == 3
+    for entities in (["a", "b"], ["a", "b"], []):  # each as it was before: with the threshold of then
+        published.rollback()
+        assert sorted(entity for (entity,) in published.query("select entity from p_above")) == entities
 
 
 def test_scores_that_are_not_finite_are_never_published(published: Project) -> None:

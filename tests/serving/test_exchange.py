@@ -8,12 +8,15 @@ from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 
 import tidemill as tm
 from tidemill import errors
+from tidemill.models.prediction_ids import ids_from
 from tidemill.remote.client import AsyncScoringClient, ScoringClient
 from tidemill.remote.exchange import Answer, Lost, Policy, Send, Wait, call
+from tidemill.remote.rows import json_rows
 from tidemill.remote.wire import TYPES, FeaturesAnswer, ModelsAnswer
 
 GOOD = Answer(200, b'{"models": []}')
@@ -210,6 +213,23 @@ def test_every_try_of_a_request_for_scores_names_the_same_predictions(monkeypatc
     assert asked[:3] == [asked[0]] * 3 != asked[3:] == [asked[3]] * 3
 
 
+def test_what_stands_in_for_an_answer_has_the_ids_under_which_the_service_may_have_logged_its_own() -> None:
+    asked: list[str] = []
+
+    def late(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["request_id"])
+        raise httpx.ReadTimeout("")
+
+    async def ask() -> Any:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(late)) as http:
+            return await AsyncScoringClient("http://x", http=http).score("m", [{"k": "a"}, {"k": "b"}], fallback=0)
+
+    with httpx.Client(transport=httpx.MockTransport(late)) as http:
+        found = [ScoringClient("http://x", http=http).score("m", [{"k": "a"}, {"k": "b"}], fallback=0.5), asyncio.run(ask())]
+    assert [scores.score for scores in found] == [[0.5, 0.5], [0.0, 0.0]]
+    assert [scores.prediction_id for scores in found] == [ids_from(first, 2) for first in asked]
+
+
 def test_an_answer_that_is_late_is_said_to_be() -> None:
     def late(_: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("")
@@ -239,10 +259,23 @@ def test_an_async_call_ends_in_time_though_the_service_never_does() -> None:
         asyncio.run(ask())
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://x", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:8080", "ftp://x", "http://", "http://x:1\n", "http://x y", "http://[::1", "http://x:y", "http://x:99999", "http://x?y"],
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(errors.RequestError, match="no address of a service"):
         ScoringClient(url)
+
+
+@pytest.mark.parametrize("client", [ScoringClient, AsyncScoringClient])
+def test_patience_that_is_none_is_refused(client: Any) -> None:
+    for timeout in (0, -1, None, "5", float("nan"), float("inf")):
+        with pytest.raises(errors.RequestError, match="timeout is seconds for a call"):
+            client("http://x", timeout=timeout)
+    for retries in (-1, 1.5, None, "2"):
+        with pytest.raises(errors.RequestError, match="retries is how often"):
+            client("http://x", retries=retries)
 
 
 def test_what_no_request_can_be_made_of_is_refused_before_it_is_sent() -> None:
@@ -257,6 +290,30 @@ def test_what_no_request_can_be_made_of_is_refused_before_it_is_sent() -> None:
                 client.score("m", [{"k": "a"}], fallback=fallback)  # type: ignore[arg-type]
         with pytest.raises(errors.RequestError, match="model is"):
             client.score("", [{"k": "a"}])
+        for limit in (-1, "1", True, np.int64(1)):
+            with pytest.raises(errors.RequestError, match="max_missing is"):
+                client.score("m", [{"k": "a"}], max_missing=limit)  # type: ignore[arg-type]
+        for asking in ({"entity_rows": [{"k": "\ud800"}]}, {"entity_rows": [{"\ud800": 1}]}, {"at": "\ud800"}, {"model": "\ud800"}):
+            with pytest.raises(errors.RequestError, match="half of a surrogate pair"):
+                client.score(**{"model": "m", "entity_rows": [{"k": "a"}], **asking})  # type: ignore[arg-type]
+        with pytest.raises(errors.RequestError, match=r"row 0: 'k' is array\(\[1, 2\]\)"):
+            client.score("m", [{"k": np.array([1, 2])}])
+
+
+class Airport(str):
+    """Text of a class of its own, in the way of enumerations before StrEnum."""
+
+    __slots__ = ()
+
+
+class Number(int):
+    """Beside it."""
+
+
+def test_text_and_numbers_of_classes_of_their_own_are_sent_by_their_value() -> None:
+    assert json_rows([{"k": Airport("JFK"), "n": Number(2**60 + 1)}]) == [{"k": "JFK", "n": 2**60 + 1}]
+    found = json_rows([{"k": Airport("JFK"), "n": Number(3)}])[0]
+    assert [type(value) for value in found.values()] == [str, int]
     with pytest.raises(errors.ServiceAccessError, match="no HTTP header"):
         ScoringClient("http://x", api_key="a\nb")
 

@@ -152,8 +152,9 @@ def _read(file: Path, types: Mapping[str, ColumnType]) -> list[dict[str, Any]]:
     try:
         match file.suffix:
             case ".jsonl" | ".ndjson":
-                lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-                return [_typed({n: v for n, v in json_format.loads(line).items() if n in types}, types, str(file)) for line in lines]
+                # Not splitlines: text in JSON may hold what Unicode calls an end of line.
+                rows = [_object(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+                return [_typed({n: v for n, v in row.items() if n in types}, types, str(file)) for row in rows]
             case ".csv":
                 frame = pl.read_csv(file, infer_schema=False)
                 texts = frame.select(name for name in frame.columns if name in types).iter_rows(named=True)
@@ -163,9 +164,16 @@ def _read(file: Path, types: Mapping[str, ColumnType]) -> list[dict[str, Any]]:
                 return list(frame.select(name for name in frame.columns if name in types).iter_rows(named=True))
     except OSError as error:
         raise RequestError(f"--file {file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+    except (ValueError, pl.exceptions.PolarsError) as error:
         raise RequestError(f"--file {file} is not {file.suffix[1:]}: {str(error).splitlines()[0]}") from None
     raise typer.BadParameter(f"--file {file}: the name must end in .jsonl, .csv or .parquet")
+
+
+def _object(line: str) -> dict[str, Any]:
+    row = json_format.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("every line must be a JSON object")  # noqa: TRY004 - as what is no JSON at all
+    return row
 
 
 def _complete(rows: Sequence[Mapping[str, Any]], types: Mapping[str, ColumnType]) -> None:

@@ -45,6 +45,10 @@ def learn(
 
     if once and status:
         raise typer.BadParameter("--once and --status go one at a time")
+    if (once or status) and (metrics_port is not None or metrics_host is not None):
+        raise typer.BadParameter("--metrics-port and --metrics-host go without --once and --status: nobody reads metrics of what ends")
+    if metrics_port is None and metrics_host is not None:
+        raise typer.BadParameter("--metrics-host needs a port: say --metrics-port")
     env, out = environment(project), Output(json=json)
     settings = LearnerSettings.of(env)
     if status:

@@ -243,11 +243,14 @@ def _facts(found: Manifest, aliases: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _fill(given: list[str]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for text in given:
         feature, equals, value = text.partition("=")
+        column = feature.replace(":", "__", 1)
+        if column in found:
+            raise typer.BadParameter(f"--fill is given twice for {column}")
         try:
-            found[feature.replace(":", "__", 1)] = float(value)
+            found[column] = float(value)
         except ValueError:
             equals = ""
         if not equals:

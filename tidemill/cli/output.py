@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import sys
 import threading
 import time
@@ -67,8 +68,24 @@ class Output:
     def document(self, value: object) -> None:
         """The JSON document, where one was asked for."""
         if self.json:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False, default=_plain) + "\n")
+            try:
+                text = json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
+            except ValueError:  # JSON has no NaN and no infinity
+                text = json.dumps(_finite(value), ensure_ascii=False, default=_plain, allow_nan=False)
+            sys.stdout.write(text + "\n")
             sys.stdout.flush()
+
+
+def _finite(value: object) -> object:
+    """The same with null for what is no finite number, as in answers over HTTP."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+    return value
 
 
 def _plain(value: object) -> object:

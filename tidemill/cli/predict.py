@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -82,8 +83,13 @@ def predict(
     for given, option in ((at, "--at"), (run, "--run"), (dry_run, "--dry-run")):
         if every is not None and given:
             raise typer.BadParameter(f"--every and {option} do not go together")
-    if rollback and any((entities, id, at, run, every, dry_run)):
+    others = (entities, id, at, run, every, model, features_from, threshold, chunk)
+    if rollback and (dry_run or check or any(given is not None for given in others)):
         raise typer.BadParameter("--rollback goes alone, or with --to")
+    if id is not None and entities is None:
+        raise typer.BadParameter("--id names the rows of --entities: without that file, entities are named by their keys")
+    if threshold is not None and not math.isfinite(threshold):
+        raise typer.BadParameter(f"--threshold is a score; got {threshold}")
     if to is not None and has_password(to):
         raise typer.BadParameter(
             "--to holds a password, which others would see: leave it to PGPASSWORD, ~/.pgpass, or ${...} in tidemill.toml"
@@ -135,7 +141,8 @@ def _settings(env: Environment, name: str) -> dict[str, Any]:
     """What tidemill.toml says in [predict], and of these predictions in [predict.NAME], which counts more."""
     section = env.project.settings.get("predict", {})
     general = {key: value for key, value in section.items() if not isinstance(value, dict)}
-    own = {} if name == "checks" else section.get(name, {})
+    own = {} if name == "checks" else section.get(name)
+    own = own if isinstance(own, dict) else {}  # of predictions that are called as a setting is
     return {**general, **own, "checks": {**section.get("checks", {}), **own.get("checks", {})}}
 
 

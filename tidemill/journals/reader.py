@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,7 +38,7 @@ class Lost(NamedTuple):
 
 
 def journal_files(store: OfflineStore, name: str, since: int | None = None, until: int | None = None) -> list[JournalFile]:
-    """The files with entries of [since, until), by their first entry; files with other names are not ours."""
+    """The files with entries of [since, until), by their first entry, each writer's by their numbers; other names are not ours."""
     found = []
     for folder in store.folders(f"journals/{name}"):
         for key in store.list(folder):
@@ -48,7 +48,33 @@ def journal_files(store: OfflineStore, name: str, since: int | None = None, unti
             file = JournalFile(int(match[1]), int(match[2]), match[3], int(match[4]), key)
             if (since is None or file.last >= since) and (until is None or file.first < until):
                 found.append(file)
-    return sorted(found)
+    return _in_order(found)
+
+
+def files_to_read(store: OfflineStore, name: str, read: Mapping[str, int]) -> list[JournalFile]:
+    """All files, for whoever remembers of each writer the number of the next one to `read`: none is missing before one that is there.
+
+    A store lists folder by folder. Meanwhile a writer may put a file into a folder that was listed, and the next one into one that is still
+    to come, at midnight above all. Where a number is missing it is looked for once more: if it is there at all, it is by then.
+    """
+    files = journal_files(store, name)
+    numbers: dict[str, set[int]] = {}
+    for file in files:
+        numbers.setdefault(file.writer, set()).add(file.number)
+    newest = {writer: max(some) for writer, some in numbers.items()}
+    if all(numbers[writer].issuperset(range(read.get(writer, 0), last)) for writer, last in newest.items()):
+        return files
+    return [file for file in journal_files(store, name) if file.number <= newest.get(file.writer, -1)]
+
+
+def _in_order(files: list[JournalFile]) -> list[JournalFile]:
+    """By the first entry, but for a writer whose clock was set back: its files come in the order in which they were written."""
+    begun: dict[str, int] = {}
+    placed = []
+    for file in sorted(files, key=lambda f: (f.writer, f.number)):
+        begun[file.writer] = max(file.first, begun.get(file.writer, file.first))
+        placed.append((begun[file.writer], file.writer, file.number, file))
+    return [file for *_, file in sorted(placed)]
 
 
 def entries(

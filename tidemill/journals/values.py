@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -31,12 +33,18 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (dt.datetime, np.datetime64)) and str(value) != "NaT":
-        return {"$time": to_micros(value)}
+    if isinstance(value, (dt.datetime, np.datetime64)):
+        return None if str(value) == "NaT" else {"$time": to_micros(value)}
     if isinstance(value, np.generic) and type(value.item()) is not kind and not isinstance(value, (np.datetime64, np.timedelta64)):
         return plain(value.item())
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
+    if isinstance(value, str):  # of a class of its own, as the members of an enumeration are
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, (Real, Decimal)):  # an on-demand feature gets the float of it
+        return plain(float(value))
     if isinstance(value, bytes):
         return {"$hex": value.hex()}
     return {"$repr": repr(value)}

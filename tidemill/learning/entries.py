@@ -11,6 +11,8 @@ import msgspec
 from tidemill.journals import DamagedFileError, exact, plain
 from tidemill.learning.join import Prediction
 from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
+from tidemill.prediction_log import Types, instant_of
+from tidemill.types import ColumnType
 
 #: What reading an entry raises that is none.
 DAMAGED = (DamagedFileError, msgspec.MsgspecError, ValueError, TypeError, KeyError)
@@ -21,11 +23,42 @@ def key_text(values: Sequence[Any]) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) else json.dumps([plain(v) for v in values])
 
 
+def as_labelled(value: Any, kind: ColumnType, given: ColumnType) -> Any:
+    """A value as a request brought it (of the type `given`), as labels of this type have it. Null where NaN.
+
+    So an instant that was text or a number, and a float that was an int, find theirs. What cannot be one stays as it is, and finds nothing;
+    a half of a surrogate pair is null, because no label has one, nor can a checkpoint.
+
+    >>> as_labelled("1970-01-01T00:00:01Z", ColumnType("timestamp"), ColumnType("timestamp")) == from_micros(1_000_000)
+    True
+    >>> as_labelled(3, ColumnType("float"), ColumnType("int"))
+    3.0
+    """
+    if value is None or (isinstance(value, float) and value != value):  # noqa: PLR0124 - NaN
+        return None
+    if isinstance(value, str) and not _is_text(value):
+        return None
+    try:
+        if kind.name == "timestamp":
+            return instant_of(value, given)
+        if kind.numeric and isinstance(value, (bool, int, float)):
+            made = {"int": int, "float": float, "bool": bool}[kind.name](value)
+            return made + 0.0 if kind.name == "float" else made if made == value else value
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return value
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 class _Entry(msgspec.Struct):
     """Of an entry what a learner needs; columns and features are left as they are until somebody wants them."""
 
     model: str
     version: str
+    service: str | None
     definition: str
     at: dict[str, int]
     columns: msgspec.Raw
@@ -51,6 +84,7 @@ def _decoded(line: bytes) -> _Entry:
             found[name] = [json.dumps(v) for v in part] if name == "x" else json.dumps(part)
         columns, x = msgspec.Raw(found.pop("columns").encode()), [msgspec.Raw(v.encode()) for v in found.pop("x")]
         kept = {f: found[f] for f in _Entry.__struct_fields__ if f in found}
+        json.dumps(kept, ensure_ascii=False).encode()  # raises where there are some in ids and the like, which we never wrote
         return _Entry(columns=columns, x=x, **kept)
 
 
@@ -61,8 +95,9 @@ class Entries:
     so many files, or messages of a topic, were not what they should be.
     """
 
-    def __init__(self, settings: LearnerSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: LearnerSettings, types: Types) -> None:
+        self._settings, self._types = settings, types
+        self._joins = {c: settings.source.schema[c] for c in settings.join}
         self.meanings: list[str] = []
         self.damaged = 0
 
@@ -83,9 +118,10 @@ class Entries:
             keys = ids
         else:
             columns: dict[str, list[Any]] = {**json.loads(bytes(entry.columns)), PREDICTION_ID: ids}
-            joined = [columns[c] for c in self._settings.join]
+            types = self._types(entry.service)
+            joined = [(columns[c], kind, types.get(c, kind)) for c, kind in self._joins.items()]
             # A null is no key: labels with a null there would be those of every such prediction.
-            rows = ([exact(column[row]) for column in joined] for row in range(len(ids)))
+            rows = ([as_labelled(exact(column[row]), kind, given) for column, kind, given in joined] for row in range(len(ids)))
             keys = [f"null in {id}" if None in row else key_text(row) for id, row in zip(ids, rows, strict=True)]
         for id, key, x, score, outcome in zip(ids, keys, entry.x, entry.score, entry.outcome, strict=True):
             yield Prediction(at, id, key, bytes(x).decode(), score, outcome, entry.version, meaning)

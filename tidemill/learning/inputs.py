@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tidemill.environment import Environment
-from tidemill.journals import JournalFile
-from tidemill.journals.reader import journal_files, read_lines
+from tidemill.journals import DamagedFileError, JournalFile
+from tidemill.journals.reader import files_to_read, read_lines
 from tidemill.learning.entries import DAMAGED, Entries, key_text
 from tidemill.learning.join import Label, Prediction
 from tidemill.learning.settings import LearnerSettings
 from tidemill.learning.topic import PredictionTopic
-from tidemill.prediction_log import PREDICTIONS, predictions_topic
+from tidemill.offline.begin import begun
+from tidemill.prediction_log import PREDICTIONS, column_types, predictions_topic
 from tidemill.read_log import log_store
 
 #: Labels read of a partition at a time.
@@ -26,7 +27,7 @@ class Predictions:
     """
 
     def __init__(self, env: Environment, settings: LearnerSettings) -> None:
-        self.entries = Entries(settings)
+        self.entries = Entries(settings, column_types(env))
         self.files = PredictionFiles(env, self.entries)
         name = predictions_topic(env)
         self.topic = None if name is None else PredictionTopic(env, name, self.entries, settings.model)
@@ -83,17 +84,21 @@ class PredictionFiles:
 
     def new(self) -> list[JournalFile]:
         """Those that are there now."""
-        files = journal_files(self._store, PREDICTIONS)
+        files = files_to_read(self._store, PREDICTIONS, self.read)
         there = {f.writer for f in files}
-        self.read = {w: n for w, n in self.read.items() if w in there}  # days that were deleted
+        if there:  # else the folder is not mounted, perhaps, and comes back
+            self.read = {w: n for w, n in self.read.items() if w in there}  # days that were deleted
         return [f for f in files if f.number >= self.read.get(f.writer, 0)]
 
     def take(self, file: JournalFile) -> Iterator[Prediction]:
         """A file's predictions. What is damaged is counted; `StoreError` where the store does not answer: read it again."""
         try:
             for line in read_lines(self._store, file):
-                yield from self._entries.predictions(line)
-        except DAMAGED:
+                try:
+                    yield from self._entries.predictions(line)
+                except DAMAGED:
+                    self._entries.damaged += 1
+        except DamagedFileError:
             self._entries.damaged += 1
         self.read[file.writer] = file.number + 1
 
@@ -113,6 +118,8 @@ class LabelLog:
         out = []
         if not self._readers:
             self._env.remember_topic(self._settings.source, self._log)
+            if not self.positions:
+                self.positions = self._begin()
         for partition in self._log.partitions():
             if partition not in self._readers:
                 self._readers[partition] = self._log.open(partition, self.positions.setdefault(partition, 0))
@@ -124,6 +131,18 @@ class LabelLog:
             self.unreadable += events.dead.height
             out.append((partition, list(self._labels(events.frame))))
         return out
+
+    def _begin(self) -> dict[int, int]:
+        """Where a source begins that says where to `start` in a topic: where the stream does, if that reads it too.
+
+        Partitions that are not named begin at 0.
+        """
+        source = self._settings.source
+        find = getattr(self._log, "begin", None)  # a topic has it; files are read whole
+        if source.start is None or find is None:
+            return {}
+        decided = begun(self._env.offline, source.name)
+        return dict(find(source.start)) if decided is None else decided
 
     @property
     def at_end(self) -> bool:

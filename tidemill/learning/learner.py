@@ -28,11 +28,14 @@ from tidemill.models.journal import CHAMPION
 from tidemill.models.registry import Models
 from tidemill.models.scores import FALLBACK
 from tidemill.times import from_micros
+from tidemill.types import ColumnType
 
 #: How to say something: a level (info, warning), a message, and fields.
 Say = Callable[..., object]
 #: Who moves aliases, in the journal of the model.
 _BY = "tidemill learn"
+#: Of prediction ids.
+_TEXT = ColumnType("str")
 #: In seconds, between two looks at what a client of a topic has fetched.
 _FETCH = 0.01
 #: Alerts that the status lists.
@@ -99,10 +102,10 @@ class Learner:
 
     def _restore(self, found: checkpoints.Checkpoint) -> None:
         state = found.state
-        same = {"horizon": self.settings.horizon, "lateness": self.settings.lateness, "join": list(self.settings.join)}
-        if state["settings"] != same:
+        told = self._told()
+        if {**told, **state["settings"]} != told:  # earlier checkpoints do not say all
             raise ModelError(
-                f"the learner of {self.settings.model!r} was stopped with {state['settings']}, and is told {same} now, so what it keeps "
+                f"the learner of {self.settings.model!r} was stopped with {state['settings']}, and is told {told} now, so what it keeps "
                 f"means something else: set them back, or delete {self._env.offline.path(checkpoints.checkpoint_key(self.settings.model))} "
                 "to begin from the champion and all logs"
             )
@@ -119,14 +122,32 @@ class Learner:
         self.metrics = Prequential(manifest.kind)
         self.metrics.restore(state["metrics"])
 
+    def _told(self) -> dict[str, Any]:
+        """Without these what a checkpoint keeps means nothing: positions are of this log, and labels that wait are of this column."""
+        told = self.settings
+        return {
+            "labels": told.source.name,
+            "label": told.label,
+            "horizon": told.horizon,
+            "lateness": told.lateness,
+            "join": list(told.join),
+        }
+
     def _check_join(self) -> None:
-        """Raise `DefinitionError` for a column that no prediction has: then none would ever find its label."""
-        known = (PREDICTION_ID, *sorted(self._models.row_columns(self.online.manifest)))
+        """Raise `DefinitionError` for a column that no prediction has, or of another type: then none would ever find its label."""
+        types = self._models.row_columns(self.online.manifest)
+        known = (PREDICTION_ID, *sorted(types))
         for column in self.settings.join:
             if column not in known:
                 raise DefinitionError(
                     f"[learner] joins by {column!r}, which predictions of {self.settings.model!r} do not have: they have "
                     f"{', '.join(map(repr, known))}"
+                )
+            here, there = self.settings.source.schema[column], types.get(column, _TEXT)
+            if here.name != there.name and not (here.numeric and there.numeric):
+                raise DefinitionError(
+                    f"[learner] joins by {column!r}, which is of type {there} in predictions, and of type {here} in labels of "
+                    f"{self.settings.source.name!r}: no label would ever be found; declare it as {there} there"
                 )
 
     def _take(self, version: str) -> None:
@@ -375,7 +396,7 @@ class Learner:
             "n": self._n,
             "version": self.version,
             "published": self._published,
-            "settings": {"horizon": self.settings.horizon, "lateness": self.settings.lateness, "join": list(self.settings.join)},
+            "settings": self._told(),
             "counts": self.counts,
             "alerts": self.alerts,
             "joiner": self.joiner.state(),

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 import msgspec
 import polars as pl
 
-from tidemill.definitions.resolve import resolve_features
 from tidemill.environment import Environment
-from tidemill.errors import LogError, StoreError, TidemillError
+from tidemill.errors import LogError, StoreError
 from tidemill.logged.portions import Sources, Taken
-from tidemill.logged.rows import Portion, Types
+from tidemill.logged.rows import Portion
 from tidemill.offline.leases import Lease
 from tidemill.offline.store import OfflineStore, read_json
-from tidemill.types import ColumnType
+from tidemill.prediction_log import column_types
 
 FORMAT = 1
 #: About so many rows are taken at a time.
@@ -69,7 +68,7 @@ def archive(env: Environment, *, rows: int = ROWS, report: Callable[[int], objec
     """
     store, done = env.offline, Report()
     with Lease(store, "logged-predictions", seconds=LEASE_SECONDS) as lease:
-        sources = Sources(env, _types(env))
+        sources = Sources(env, column_types(env))
         try:
             plan = _newest(store)
             if plan is not None and _done(store) < plan.n:
@@ -162,19 +161,3 @@ def _done(store: OfflineStore) -> int:
 
 def _plan_key(n: int) -> str:
     return f"{_PLANS}/{n:08d}.json"
-
-
-def _types(env: Environment) -> Types:
-    """What the definitions say of a service's keys and request columns."""
-    known: dict[str | None, Mapping[str, ColumnType]] = {}
-
-    def types(service: str | None) -> Mapping[str, ColumnType]:
-        if service not in known:
-            try:
-                wanted = resolve_features(service or [], env.definitions)
-                known[service] = {**wanted.keys, **wanted.request}
-            except TidemillError:  # the service has gone since, or the model has none
-                known[service] = {}
-        return known[service]
-
-    return types

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tidemill.environment import Environment
 from tidemill.errors import StoreError
 from tidemill.journals import DamagedFileError
-from tidemill.journals.reader import JournalFile, journal_files, read_lines
+from tidemill.journals.reader import JournalFile, files_to_read, journal_files, read_lines
 from tidemill.journals.topic import MAX_ENTRY
-from tidemill.logged.rows import DAMAGED, Place, Portion, Types
-from tidemill.prediction_log import PREDICTIONS, predictions_topic
+from tidemill.logged.rows import DAMAGED, Place, Portion
+from tidemill.prediction_log import PREDICTIONS, Types, predictions_topic
 from tidemill.read_log import log_store
 
 if TYPE_CHECKING:
@@ -64,10 +64,11 @@ class Sources:
         the topic does. Of the topic that much is taken as was there when this was opened. Raises `StoreError`, `LogError`.
         """
         portion, taken = Portion(self._types), Taken()
-        files = journal_files(self._store, PREDICTIONS)
+        files = files_to_read(self._store, PREDICTIONS, read)
         there = {f.writer for f in files}
-        for writer in read.keys() - there:  # its days were deleted
-            del read[writer]
+        if there:  # else the folder is not mounted, perhaps, and comes back
+            for writer in read.keys() - there:  # its days were deleted
+                del read[writer]
         for file in files:
             if file.number < read.get(file.writer, 0):
                 continue

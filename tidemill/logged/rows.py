@@ -1,15 +1,14 @@
 """One row a prediction, of the entries of the log of predictions.
 
 The columns of `FIXED` are there always; after `logged` come the keys and request columns of the model's service, by their own names
-(one that is named as one of `FIXED` gets "_" at its end).
+(one that is named as one of `FIXED`, or "day" as the files' folders, gets "_" at its end).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -17,7 +16,8 @@ import polars as pl
 from tidemill.answers import OK
 from tidemill.errors import TidemillError
 from tidemill.journals import exact, plain
-from tidemill.times import from_micros, to_micros
+from tidemill.prediction_log import Types, instant_of
+from tidemill.times import from_micros
 from tidemill.types import ColumnType
 
 #: It becomes part of a path.
@@ -38,11 +38,10 @@ FIXED: Mapping[str, pl.DataType] = {
     "source": pl.String(),
     **dict.fromkeys(("position", "line", "row"), pl.Int64()),
 }
+#: The folders' name for the day: readers make a column of it, some in place of one in the files.
+_FOLDER = "day"
 #: What `Portion.add` raises for what is no entry.
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
-
-#: The types of a service's keys and request columns; empty where nobody knows the service any more.
-Types = Callable[[str | None], Mapping[str, ColumnType]]
 
 
 class Place(NamedTuple):
@@ -124,7 +123,7 @@ def _rows(place: Place, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _named(name: str) -> str:
-    return f"{name}_" if name in FIXED else name
+    return f"{name}_" if name in FIXED or name == _FOLDER else name
 
 
 def _number(value: Any) -> float | None:
@@ -146,7 +145,7 @@ def _column(name: str, values: Sequence[Any], kind: ColumnType | None) -> pl.Ser
     """A key or request column: of its declared type; where that is unknown, or does not fit, of the one that all values have; else JSON."""
     if kind is not None:
         try:
-            return pl.Series(name, [None if v is None else _typed(v, kind.name) for v in values], kind.polars, strict=True)
+            return pl.Series(name, [None if v is None else _typed(v, kind) for v in values], kind.polars, strict=True)
         except (TidemillError, ValueError, TypeError, OverflowError):
             pass
     kinds = {type(v) for v in values if v is not None}
@@ -160,15 +159,25 @@ def _column(name: str, values: Sequence[Any], kind: ColumnType | None) -> pl.Ser
     return pl.Series(name, [None if v is None else json.dumps(plain(v)) for v in values], pl.String())
 
 
-def _typed(value: Any, kind: str) -> Any:
-    """A value as people write it in a request, of a declared type. Raises what does not fit."""
-    if kind == "timestamp":
-        return from_micros(to_micros(value))
-    if kind == "str":
+def _typed(value: Any, kind: ColumnType) -> Any:
+    """A value as people write it in a request, of a declared type. Raises what is of another kind.
+
+    A number that the type cannot hold is null: else all of the column would have another type in this file than in others.
+    """
+    if kind.name == "str":
         return _text(value)
-    if isinstance(value, str):
+    if type(value) is float and value != value and kind.name != "float":  # noqa: PLR0124 - NaN
+        return None
+    if kind.name == "timestamp":
+        return instant_of(value, kind)
+    if not isinstance(value, (bool, int, float)):
         raise TypeError(f"{value!r} is no {kind}")
-    made = {"int": int, "float": float, "bool": bool}[kind](value)
-    if made != value and not (kind == "float" and math.isnan(made)):
-        raise ValueError(f"{value!r} is no {kind}")
-    return made
+    try:
+        if kind.name == "float":
+            return float(value)
+        made = int(value)
+    except OverflowError:  # infinity; and an int that no float holds
+        return None
+    if made != value or not -(2**63) <= made < 2**63:
+        return None
+    return made if kind.name == "int" else {0: False, 1: True}.get(made)

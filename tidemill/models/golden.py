@@ -49,8 +49,8 @@ class Golden:
         if len(wrong):
             i = int(wrong[0])
             raise ModelRefusedError(
-                f"{what} scores {scores[i]!r} on golden row {i}, and {noted[i]!r} was noted when it was registered: what it needs is not "
-                "the same here; compare the libraries of its manifest with those installed, or train it again"
+                f"{what} scores {float(scores[i])!r} on golden row {i}, and {float(noted[i])!r} was noted when it was registered: what it "
+                "needs is not the same here; compare the libraries of its manifest with those installed, or train it again"
             )
 
 

@@ -120,7 +120,7 @@ class Manifest:
 
     def encode(self) -> bytes:
         """As it is stored: JSON for people, sorted as the fields stand."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+        return msgspec.json.format(msgspec.json.encode(self, enc_hook=_scalar), indent=1)
 
     @classmethod
     def decode(cls, data: bytes, where: str) -> Manifest:
@@ -139,6 +139,13 @@ class Manifest:
                 f"{where} names two classes and the positive one of them; got {manifest.classes}, {manifest.positive!r}"
             )
         return manifest
+
+
+def _scalar(value: Any) -> Any:
+    """A number of NumPy's, as metrics often are. Raises `TypeError` for anything else."""
+    if not hasattr(value, "dtype") or getattr(value, "shape", None) != ():
+        raise TypeError(f"{value!r} is a {type(value).__name__}")
+    return value.item()
 
 
 def check_fallback(fallback: object) -> Fallback:

@@ -26,12 +26,13 @@ from tidemill.models import frameworks
 from tidemill.models.candidate import Prepared, check_fill, two_classes, used_features
 from tidemill.models.golden import FILE as GOLDEN
 from tidemill.models.golden import Golden, golden_rows
-from tidemill.models.journal import CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, State
+from tidemill.models.journal import ALIASES, CHALLENGER, CHAMPION, PREVIOUS, Entry, Journal, State
 from tidemill.models.loaded import LoadedModel, load_model, score_finite, unchecked
 from tidemill.models.manifest import Class, Fallback, Kind, Manifest, Stored, check_fallback, check_max_missing
 from tidemill.models.meaning import definition_digest, features_of
 from tidemill.models.predictor import Context, Dumped, Matrix
 from tidemill.times import from_micros
+from tidemill.types import ColumnType
 
 MANIFEST = "manifest.json"
 #: Of the golden rows given, at most so many are kept.
@@ -106,6 +107,11 @@ class Models:
             return name, self.manifest(name, which).version
         version = self.aliases(name).get(which)
         if version is None:
+            if which not in ALIASES:
+                raise NotFoundError(
+                    f"model {name!r} has no alias {which!r}: after the @ comes {', '.join(ALIASES)}, or one of its versions, "
+                    f"{', '.join(self.versions(name))}"
+                )
             versions = self.versions(name)
             hint = f"promote one with `tidemill model promote {name} {versions[-1]}`" if which == CHAMPION else "name a version"
             raise NotFoundError(f"model {name!r} has no {which}: {hint}; it has the versions {', '.join(versions)}")
@@ -131,11 +137,11 @@ class Models:
         self._check_definition(manifest)
         return manifest, artifact
 
-    def row_columns(self, manifest: Manifest) -> tuple[str, ...]:
-        """What a row that this version scores has: key columns and request columns."""
+    def row_columns(self, manifest: Manifest) -> dict[str, ColumnType]:
+        """What a row that this version scores has: key columns and request columns, with their types."""
         asked = self._request(manifest)
         wanted = resolve_features(asked if isinstance(asked, str) else [*asked], self._env.definitions)
-        return (*wanted.keys, *wanted.request)
+        return {**wanted.keys, **wanted.request}
 
     # ---- writing ----------------------------------------------------------------------------------------------------------------
 
@@ -224,6 +230,8 @@ class Models:
         given = None if golden is None else np.asarray(golden, dtype=np.float64)[:GOLDEN_ROWS]
         if given is not None and given.shape[1:] != (len(used),):
             raise ModelError(f"golden rows have the shape {given.shape}, and {len(used)} features were expected: (rows, {len(used)})")
+        if given is not None and np.isinf(given).any():
+            raise ModelError("golden rows hold an infinity, which no feature is: leave those rows out")
         rows = golden_rows(len(used), given)
         tried = Golden(manifest.columns, tuple(tuple(None if np.isnan(v) else v for v in r) for r in rows.tolist()), ())
         encoded = replace(tried, scores=tuple(score_finite(loaded, rows).tolist())).encode()
@@ -244,6 +252,10 @@ class Models:
         said = replace(
             prepared.loaded.manifest, metrics=dict(metrics or {}), data=dict(data or {}), description=description, created_at=self._now()
         )
+        try:
+            said.encode()  # before a number is claimed
+        except (TypeError, UnicodeEncodeError) as error:
+            raise ModelError(f"metrics, data and description are kept as JSON, which cannot hold them: {error}") from None
         manifest = self._stored(said, prepared.golden, prepared.artifact, files or {})
         self._append(manifest.model, "register", manifest.version, None, by, why, lambda state: state)
         return manifest
@@ -331,7 +343,7 @@ class Models:
         first = before.aliases
         while True:
             state = moved(State.after(before))
-            entry = Entry(before.n + 1, self._now(), action, version, alias, by, why, state.aliases, state.standing)
+            entry = Entry(before.n + 1, self._now(), action, version, alias, _text(by), _text(why), state.aliases, state.standing)
             if journal.append(entry):
                 return entry
             for other in journal.after(before.n):
@@ -384,6 +396,11 @@ class Models:
 
     def _now(self) -> str:
         return from_micros(self._clock()).astimezone(dt.UTC).isoformat()
+
+
+def _text(said: str | None) -> str | None:
+    """What a caller said, as UTF-8: a command line may hold bytes that are none."""
+    return None if said is None else said.encode("utf-8", "replace").decode()
 
 
 _MOVED = (

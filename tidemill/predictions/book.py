@@ -28,6 +28,11 @@ class Predictions:
         """The manifest of the current run; None where there is none, and where its files were removed."""
         return self.files(state.current.run).manifest() if state.current else None
 
+    def last_like(self, state: State, plan: Plan) -> Manifest | None:
+        """The manifest of the newest visible run of the plan's kind: of all that was given, or of what had changed."""
+        manifests = (self.files(published.run).manifest() for published in reversed(state.visible))
+        return next((found for found in manifests if found is not None and found.plan.changed == plan.changed), None)
+
     def positions(self, state: State) -> Positions:
         """Where the next run begins: after what the current run has seen."""
         last = self.last(state)
@@ -46,7 +51,8 @@ class Predictions:
     def publish(self, state: State, plan: Plan, now: int, threshold: float | None) -> State:
         """Make a run the current one, in one step. Raises `RequestError` where others have come before it meanwhile."""
         self.check_order(state, plan)
-        visible = (*state.visible, Published(plan.run, state.n + 1, plan.at))[-VISIBLE:]
+        replaced = () if threshold is None else (state.threshold,)
+        visible = (*state.visible, Published(plan.run, state.n + 1, plan.at, replaced))[-VISIBLE:]
         after = replace(state.after("publish", plan.run, now), pending=None, visible=visible)
         return self.journal.append(after if threshold is None else replace(after, threshold=threshold))
 
@@ -65,12 +71,17 @@ class Predictions:
             )
 
     def roll_back(self, state: State, now: int) -> State:
-        """Take the current run back; the one before is current again. Raises `TidemillError` where there is none to take back."""
+        """Take the current run back, and its threshold; the one before is current again.
+
+        Raises `TidemillError` where there is none to take back.
+        """
         current = state.current
         if current is None:
             raise TidemillError(f"the predictions {self.name!r} have no published run to roll back")
         self._store.create(self._withdrawn(current.run), b"")  # first: what is withdrawn must not be published by whoever repeats the run
-        return self.journal.append(replace(state.after("rollback", current.run, now), pending=None, visible=state.visible[:-1]))
+        threshold = current.replaced[0] if current.replaced else state.threshold
+        after = replace(state.after("rollback", current.run, now), pending=None, visible=state.visible[:-1], threshold=threshold)
+        return self.journal.append(after)
 
     def withdrawn(self, run: str) -> bool:
         """Whether a run that is not visible was rolled back."""

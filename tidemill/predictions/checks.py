@@ -21,7 +21,8 @@ class Limits:
     `min_rows`: fewer rows block. `warn_shrink`, `block_shrink`: of a frame, rows as a share of the last run's. `warn_nulls`,
     `block_nulls`: the share without a score. `block_nonfinite`: the share for which the model returned NaN or an infinity.
     `warn_coverage`, `block_coverage`: the least share that the model itself scored, and not a fallback. `min_score`, `max_score`: one score
-    beyond blocks. `warn_psi`, `block_psi`: the population stability index against the last run, where both have `psi_rows` scores.
+    beyond blocks (None: the bounds are the model's own). `warn_psi`, `block_psi`: the population stability index against the last run,
+    where both have `psi_rows` scores.
     """
 
     min_rows: float | None = 1
@@ -51,11 +52,15 @@ class Limits:
 NAMES = tuple(field.name for field in dataclasses.fields(Limits))
 
 
+#: What switches these off: without a bound of their own, the model's holds.
+_NO_BOUND = {"min_score": -math.inf, "max_score": math.inf}
+
+
 def _limit(name: str, value: object) -> float | None:
     if name not in NAMES:
         raise RequestError(f"there is no check {name!r}; {suggestion(name, NAMES)}")
     if value == "off":
-        return None
+        return _NO_BOUND.get(name)
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

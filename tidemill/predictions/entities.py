@@ -86,7 +86,9 @@ def from_file(path: Path, wanted: FeatureSet, id: str | None) -> Entities:
         rows = rows.select(key_expr(list(wanted.keys), wanted.keys).alias(ENTITY), *rows.columns)
     else:
         kind = "str" if frame[id].dtype == pl.String else "int" if frame[id].dtype.is_integer() else None
-        if kind is None or frame[id].null_count() or id in RESERVED:
+        if id.lower() in (*RESERVED, *(name.lower() for name in rows.columns if name != id)):  # to a database, Score is score
+            raise RequestError(f"--id {id}: predictions have a column of this name beside it: rename the one in {path}")
+        if kind is None or frame[id].null_count():
             raise RequestError(f"--id {id}: a column of texts or integers without nulls names the rows; this one is of {frame[id].dtype}")
         if id not in rows.columns:
             rows, types = rows.hstack([frame[id]]), {**types, id: kind}

@@ -25,11 +25,15 @@ _NAME = re.compile(r"(\d{8,})\.json")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A run that is visible. `seq` grows from run to run: the later one's score of an entity counts. `at`: its instant."""
+    """A run that is visible. `seq` grows from run to run: the later one's score of an entity counts. `at`: its instant.
+
+    `replaced`: the threshold that was in force before, where the run brought one of its own; else nothing.
+    """
 
     run: str
     seq: int
     at: int
+    replaced: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

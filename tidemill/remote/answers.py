@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tidemill.errors import RequestError
-from tidemill.models.prediction_ids import prediction_ids
+from tidemill.models.prediction_ids import ids_from
 from tidemill.remote.wire import AsOfAnswer, FeaturesAnswer, ScoreAnswer
 
 if TYPE_CHECKING:
@@ -136,15 +136,18 @@ def scores_of(told: ScoreAnswer, rows: Sequence[Mapping[str, Any]]) -> RemoteSco
     )
 
 
-def scores_instead(model: str, score: float, reason: str, rows: Sequence[Mapping[str, Any]], now: int) -> RemoteScores:
-    """What stands in for an answer that could not be had. `now`: UTC microseconds."""
+def scores_instead(request_id: str, model: str, score: float, reason: str, rows: Sequence[Mapping[str, Any]], now: int) -> RemoteScores:
+    """What stands in for an answer that could not be had. `now`: UTC microseconds.
+
+    With the ids that the service would have given: it may have scored the request, and logged that, and only its answer did not come.
+    """
     n = len(rows)
     names = dict.fromkeys(name for row in rows for name in row)
     nothing = RemoteAsOf(AsOfAnswer(None, {}))
     at = dt.datetime.fromtimestamp(now // 1_000_000, dt.UTC).replace(microsecond=now % 1_000_000)
     features = RemoteFeatures({name: [row.get(name) for row in rows] for name in names}, {}, nothing, at)
     name = model.partition("@")[0]
-    return RemoteScores(prediction_ids(n, now), [score] * n, [None] * n, ["fallback"] * n, [reason] * n, name, "", features)
+    return RemoteScores(ids_from(request_id, n), [score] * n, [None] * n, ["fallback"] * n, [reason] * n, name, "", features)
 
 
 def features_of(told: FeaturesAnswer, rows: Sequence[Mapping[str, Any]]) -> RemoteFeatures:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -19,7 +20,7 @@ from tidemill.errors import (
     StoreUnavailableError,
     TidemillError,
 )
-from tidemill.models.manifest import check_fallback
+from tidemill.models.manifest import check_fallback, check_max_missing
 from tidemill.models.prediction_ids import prediction_ids
 from tidemill.remote.answers import RemoteFeatures, RemoteScores, features_of, scores_instead, scores_of
 from tidemill.remote.exchange import Answer, Call, Lost, Policy, Send, Wait, call
@@ -41,9 +42,11 @@ class _Base:
     """What both clients have in common: where the service is, and how a call is written and read."""
 
     def __init__(self, url: str, api_key: str | None, timeout: float, retries: int) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RequestError(f"{url!r} is no address of a service: give one such as 'http://127.0.0.1:8080'")
+        parts = _parts(url)
+        if not isinstance(timeout, (int, float)) or not math.isfinite(timeout) or timeout <= 0:
+            raise RequestError(f"timeout is seconds for a call, more than nothing, such as 5.0; got {timeout!r}")
+        if not isinstance(retries, int) or retries < 0:
+            raise RequestError(f"retries is how often a call is tried again, such as 2, or 0; got {retries!r}")
         self.url = url.rstrip("/")
         self._where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # never what stands before an @
         self._policy = Policy(timeout, retries)
@@ -60,7 +63,26 @@ class _Base:
         return call(kind, self._where, self._policy, time.monotonic)
 
     def _request(self, path: str, body: msgspec.Struct, timeout: float) -> dict[str, Any]:
-        return {"url": f"{self.url}/{path}", "content": msgspec.json.encode(body), "headers": self._headers, "timeout": timeout}
+        try:
+            content = msgspec.json.encode(body)
+        except UnicodeEncodeError as error:
+            half = error.object[error.start : error.start + 20]
+            raise RequestError(f"the request holds {half!r}, which begins with a half of a surrogate pair, and so is no text") from None
+        except TypeError as error:
+            raise RequestError(f"the request holds what JSON cannot carry: {error}") from None
+        return {"url": f"{self.url}/{path}", "content": content, "headers": self._headers, "timeout": timeout}
+
+
+def _parts(url: str) -> SplitResult:
+    """The address, taken apart. Raises `RequestError` for what is none."""
+    try:
+        if isinstance(url, str) and url.isprintable() and " " not in url:  # urlsplit takes line breaks away, and the URL has them still
+            parts = urlsplit(url)
+            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not (parts.query or parts.fragment):
+                return parts
+    except ValueError:  # such as of a port that is none
+        pass
+    raise RequestError(f"{url!r} is no address of a service: give one such as 'http://127.0.0.1:8080'")
 
 
 class ScoringClient(_Base):
@@ -116,12 +138,11 @@ class ScoringClient(_Base):
         ids with every try, so that what the log of predictions has of it counts once.
         """
         rows = plain_rows(entity_rows)
+        request = score_request(model, rows, at, fallback, max_missing)
         try:
-            return scores_of(self._do(_SCORE, score_request(model, rows, at, fallback, max_missing), ScoreAnswer), rows)
+            return scores_of(self._do(_SCORE, request, ScoreAnswer), rows)
         except AWAY as error:
-            if not isinstance(fallback, (int, float)):
-                raise
-            return scores_instead(model, float(fallback), str(error), rows, time.time_ns() // 1000)
+            return _instead(request, rows, error)
 
     def _do(self, path: str, body: msgspec.Struct, kind: type[T]) -> T:
         return _driven(self._call(kind), lambda timeout: self._sent(path, body, timeout))
@@ -172,12 +193,11 @@ class AsyncScoringClient(_Base):
     ) -> RemoteScores:
         """See `ScoringClient.score`."""
         rows = plain_rows(entity_rows)
+        request = score_request(model, rows, at, fallback, max_missing)
         try:
-            return scores_of(await self._do(_SCORE, score_request(model, rows, at, fallback, max_missing), ScoreAnswer), rows)
+            return scores_of(await self._do(_SCORE, request, ScoreAnswer), rows)
         except AWAY as error:
-            if not isinstance(fallback, (int, float)):
-                raise
-            return scores_instead(model, float(fallback), str(error), rows, time.time_ns() // 1000)
+            return _instead(request, rows, error)
 
     async def _do(self, path: str, body: msgspec.Struct, kind: type[T]) -> T:
         steps = self._call(kind)
@@ -220,13 +240,21 @@ def score_request(
     if not isinstance(model, str) or not model:
         raise RequestError(f"model is {model!r}: give the name of a registered model, such as 'delay' or 'delay@challenger'")
     try:
-        instead = check_fallback(fallback)
+        instead, limit = check_fallback(fallback), check_max_missing(max_missing)
     except ValueError as error:
         raise RequestError(str(error)) from None
     if not rows:
         raise RequestError("there are no entity rows: give at least one")
     (request_id,) = prediction_ids(1, time.time_ns() // 1000)  # one for all tries
-    return ScoreRequest(model, json_rows(rows), json_instant(at), instead, max_missing, request_id)
+    return ScoreRequest(model, json_rows(rows), json_instant(at), instead, limit, request_id)
+
+
+def _instead(request: ScoreRequest, rows: list[dict[str, Any]], error: TidemillError) -> RemoteScores:
+    """The score that was given for when the service cannot be asked; without one, the error."""
+    if not isinstance(request.fallback, float):
+        raise error
+    assert request.request_id is not None
+    return scores_instead(request.request_id, request.model, request.fallback, str(error), rows, time.time_ns() // 1000)
 
 
 def _driven(steps: Call[T], send: Callable[[float], Answer | Lost]) -> T:

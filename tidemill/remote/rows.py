@@ -35,12 +35,16 @@ def json_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _json(name: object, value: Any, row: int) -> str | int | float | bool | None:
     if value is None or type(value) in (str, int, bool):
         return value  # type: ignore[no-any-return]
-    if hasattr(value, "dtype") and hasattr(value, "item"):  # a NumPy scalar
+    if hasattr(value, "dtype") and hasattr(value, "item") and not getattr(value, "shape", ()):  # a NumPy scalar
         value = value.astype("datetime64[us]").item() if value.dtype.kind == "M" else value.item()
     if isinstance(value, dt.datetime):
         return None if value != value else value.isoformat()  # noqa: PLR0124 - pandas' NaT is a datetime
-    if isinstance(value, (str, int)) or value is None:
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):  # of a class of its own, as the members of an enumeration are
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
     if isinstance(value, (Real, Decimal)):
         number = float(value)
         if math.isinf(number):

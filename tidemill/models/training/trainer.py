@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tidemill.definitions import resolve_features
-from tidemill.errors import ModelError, TidemillError
+from tidemill.errors import ModelError, RequestError, TidemillError
 from tidemill.estimators import ESTIMATORS, estimator_factory, need_sklearn, takes_nulls
 from tidemill.labelled import Labelled, Names, Split, prepare, split
 from tidemill.matrix import matrix
@@ -77,6 +77,8 @@ def train(
     need_sklearn()
     wanted = resolve_features(service, store.env.definitions)
     rows = prepare(frame, Names(label=label, label_time=label_time, slices=tuple(slices)), wanted, kind).by_time()
+    if threshold is not None and rows.kind != "classifier":
+        raise RequestError(f"threshold is of a classifier, and {label} holds numbers, for a regression: leave threshold out")
     parts = split(rows, split_at)
     model = model or ESTIMATORS[rows.kind][0]
     untrained = estimator_factory(model, rows.kind, store.env.project.directory)()
