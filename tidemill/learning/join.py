@@ -19,7 +19,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 import msgspec
@@ -103,7 +103,9 @@ class Joiner:
     _ids: set[str] = field(default_factory=set)
     #: By key: as usual one, or several in a list.
     _labels: dict[str, _Held | list[_Held]] = field(default_factory=dict)
-    _expiring: list[tuple[int, int, str]] = field(default_factory=list)
+    #: When labels can be forgotten: (instant, number, key), in order as they come, which is as usual, and a heap of those that did not.
+    _expiring: deque[tuple[int, int, str]] = field(default_factory=deque)
+    _astray: list[tuple[int, int, str]] = field(default_factory=list)
     _closed: dict[str, _Closed | list[_Closed]] = field(default_factory=dict)
     #: With their keys, in the order in which they were closed.
     _forgetting: deque[tuple[str, _Closed]] = field(default_factory=deque)
@@ -146,7 +148,11 @@ class Joiner:
         before = self._labels.setdefault(key, held)
         if before is not held:
             self._labels[key] = [*_each(before), held]
-        heappush(self._expiring, (known + self.horizon, number, key))
+        due = (known + self.horizon, number, key)
+        if not self._expiring or self._expiring[-1] < due:
+            self._expiring.append(due)
+        else:
+            heappush(self._astray, due)
 
     def closed(self) -> Iterator[Example]:
         """The predictions that can be closed now, in order. Take all of them, or stop: the rest comes the next time."""
@@ -186,9 +192,8 @@ class Joiner:
 
     def _expire(self, watermark: int) -> None:
         """Count the labels that no prediction can want any more, then forget predictions that none can be of."""
-        expiring, labels, counts = self._expiring, self._labels, self.counts
-        while expiring and expiring[0][0] < watermark:
-            _, number, key = heappop(expiring)
+        labels, counts = self._labels, self.counts
+        for _, number, key in self._due(watermark):
             held = labels.pop(key)
             if isinstance(held, list):
                 (one,) = (h for h in held if h.number == number)
@@ -203,6 +208,18 @@ class Joiner:
             closed = remembered.pop(key)
             if type(closed) is list:
                 remembered[key] = _bare([c for c in closed if c is not gone])
+
+    def _due(self, watermark: int) -> Iterator[tuple[int, int, str]]:
+        expiring, astray = self._expiring, self._astray
+        while True:
+            if astray and (not expiring or astray[0] < expiring[0]):
+                if astray[0][0] >= watermark:
+                    return
+                yield heappop(astray)
+            elif expiring and expiring[0][0] < watermark:
+                yield expiring.popleft()
+            else:
+                return
 
     def _came_to(self, label: _Held, key: str) -> str:
         closed = self._closed.get(key)
@@ -244,18 +261,19 @@ class Joiner:
             at, id = state.get(name, (BEGINNING, ""))
             setattr(self, name, (at, id))
         self._pending = [Prediction(*p) for p in state["pending"]]
-        self._labels, self._expiring, self._closed = {}, [], {}
+        self._labels, self._astray, self._closed = {}, [], {}
+        expiring: list[tuple[int, int, str]] = []
         for key, held in state["labels"].items():
             some = [_Held(*h) for h in (held if isinstance(held[0], list) else [held])]
             self._labels[key] = _bare(some)
-            self._expiring += [(h.known + self.horizon, h.number, key) for h in some]
+            expiring += [(h.known + self.horizon, h.number, key) for h in some]
         closed = []
         for key, found in state["closed"].items():
             those = [_Closed(*c) for c in (found if isinstance(found[0], list) else [found])]
             self._closed[key] = _bare(those)
             closed += [(key, c) for c in those]
         self._pending.sort()
-        heapify(self._expiring)
+        self._expiring = deque(sorted(expiring))
         self._forgetting = deque(sorted(closed, key=lambda each: (each[1].at, each[1].id)))  # as they were closed
         self._ids = {p.id for p in self._pending} | {c.id for _, c in closed}
 
