@@ -32,6 +32,8 @@ from .sockets import listening
 
 #: After so many new objects the garbage collector looks, and not after 700: requests leave no cycles, and it would look in their midst.
 _GC = 50_000
+#: In seconds: after so long a thread that computes lets another one on, such as the event loop, and not after five milliseconds.
+_TURN = 0.0005
 
 
 def main() -> int:
@@ -44,6 +46,7 @@ def main() -> int:
     parser.add_argument("--carry", default="")
     given = parser.parse_args()
     settings = msgspec.json.decode(given.settings, type=Settings)
+    sys.setswitchinterval(_TURN)
     journal = Journal(f"worker {given.index}", _line, log_format=settings.log_format)
     counts = Counts(pid=os.getpid(), index=given.index)
     file = CountsFile(given.folder, given.life, counts, carry=filter(None, given.carry.split(",")))

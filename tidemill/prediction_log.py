@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from tidemill.answers import OK
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: The journal's name.
 PREDICTIONS = "predictions"
+#: Rows of an entry at most: so that of a request with more than may wait at once some are noted.
+_ROWS = 1_000
 #: The types of a service's keys and request columns, by its name; empty where nobody knows the service any more.
 Types = Callable[[str | None], Mapping[str, ColumnType]]
 
@@ -64,8 +67,8 @@ class PredictionLog(ShareLog):
         score, outcome, reason, ids = list(scores.score), list(scores.status), list(scores.reason), list(scores.prediction_id)
         at = features.at
 
-        def entry() -> dict[str, Any]:
-            rows = range(len(ids))
+        def entry(some: slice) -> dict[str, Any]:
+            rows = range(*some.indices(len(ids)))
             return {
                 "model": manifest.model,
                 "version": manifest.version,
@@ -73,17 +76,19 @@ class PredictionLog(ShareLog):
                 "service": manifest.service,
                 "definition": manifest.definition,
                 "at": at,
-                "columns": columns,
+                "columns": {name: column[some] for name, column in columns.items()},
                 "features": list(manifest.columns),
-                "ids": ids,
+                "ids": ids[some],
                 "x": [[column[row] for column in values] for row in rows],
                 "status": [{str(i): s[row] for i, s in enumerate(statuses) if s[row] != OK} for row in rows],
-                "score": score,
-                "outcome": outcome,
-                "reason": reason,
+                "score": score[some],
+                "outcome": outcome[some],
+                "reason": reason[some],
             }
 
-        self._journal.put(entry, weight=max(len(ids), 1))
+        for first in range(0, len(ids), _ROWS):
+            some = slice(first, first + _ROWS)
+            self._journal.put(partial(entry, some), weight=len(ids[some]))
 
 
 def column_types(env: Environment) -> Types:

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from tests.serving.conftest import NOW, ROW, Served, app
 from tidemill.errors import ModelError, StoreError, StoreUnavailableError
+from tidemill.journals.reader import journal_files, read_file
 from tidemill.prediction_log import PredictionLog
 from tidemill.remote.wire import TYPES
 
@@ -356,6 +357,24 @@ def test_metrics_count_what_was_logged_and_what_was_dropped_also_by_workers_befo
     assert 'tidemill_log_entries_total{log="predictions",outcome="written"} 102.0' in lines
     assert 'tidemill_log_entries_total{log="predictions",outcome="dropped"} 11.0' in lines
     assert 'tidemill_log_entries_total{log="predictions",outcome="failed"} 0.0' in lines
+
+
+def test_of_more_rows_than_may_wait_some_are_logged_and_the_rest_is_counted(served: Served) -> None:
+    served.model()
+    store = served.store()
+    store.prediction_log = log = PredictionLog(store.env.offline, most=2_500)
+    made = store.score("m", [{"k": "a"}] * 3_200)
+    assert log.flush()
+    noted = [entry for file in journal_files(store.env.offline, "predictions") for entry in read_file(store.env.offline, file)]
+    assert log.counts.dropped == 4 - len(noted) <= 1  # the writer may have taken some before the last came
+    places = {id: place for place, id in enumerate(made.prediction_id)}
+    for entry in noted:
+        rows = [places[id] for id in entry["ids"]]
+        assert rows == list(range(rows[0], rows[0] + len(entry["ids"])))
+        assert entry["score"] == [made.score[row] for row in rows]
+        assert entry["columns"] == {"k": ["a"] * len(rows)}
+        assert len(entry["x"]) == len(entry["status"]) == len(entry["outcome"]) == len(entry["reason"]) == len(rows)
+    assert len(noted[0]["ids"]) == 1_000
 
 
 def test_now_is_the_stores_clock(client: TestClient) -> None:

@@ -126,11 +126,20 @@ def _entity_of(pairs: Sequence[str], types: Mapping[str, ColumnType]) -> dict[st
     return row
 
 
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises `ValueError` for a name that it has twice: one of the two values would not count."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is given twice")
+    return row
+
+
 def _row(text: str, types: Mapping[str, ColumnType]) -> dict[str, Any]:
     try:
-        row = json_format.loads(text)
+        row = json_format.loads(text, object_pairs_hook=_once)
     except ValueError as error:
-        raise RequestError(f"--row {shortened(text, 60)} is not JSON: {error}") from None
+        raise RequestError(f"--row {shortened(text, 60)} is no row in JSON: {error}") from None
     if not isinstance(row, dict):
         raise RequestError(f'--row {shortened(text, 60)} is not a JSON object: write it as {{"{next(iter(types), "key")}": ...}}')
     return _typed(row, types, "--row")
@@ -170,7 +179,7 @@ def _read(file: Path, types: Mapping[str, ColumnType]) -> list[dict[str, Any]]:
 
 
 def _object(line: str) -> dict[str, Any]:
-    row = json_format.loads(line)
+    row = json_format.loads(line, object_pairs_hook=_once)
     if not isinstance(row, dict):
         raise ValueError("every line must be a JSON object")  # noqa: TRY004 - as what is no JSON at all
     return row

@@ -29,6 +29,7 @@ def as_labelled(value: Any, kind: ColumnType, given: ColumnType) -> Any:
     So an instant that was text or a number, and a float that was an int, find theirs. What cannot be one stays as it is, and finds nothing;
     a half of a surrogate pair is null, because no label has one, nor can a checkpoint.
 
+    >>> from tidemill.times import from_micros
     >>> as_labelled("1970-01-01T00:00:01Z", ColumnType("timestamp"), ColumnType("timestamp")) == from_micros(1_000_000)
     True
     >>> as_labelled(3, ColumnType("float"), ColumnType("int"))
