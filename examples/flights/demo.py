@@ -22,12 +22,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Te
 from rich.table import Table
 
 import tidemill as tm
-from tidemill.apps.examples.flights.audit import Difference, Served, differences
+from tidemill.apps.examples.flights.audit import Difference, RawLog, Served, differences
 from tidemill.apps.examples.flights.make_logs import SOURCES, Delivery
 from tidemill.apps.examples.flights.replay import Outcome, Plan, Replay, Servers, Told
 from tidemill.apps.examples.flights.scoring import Scored, Season
 from tidemill.apps.examples.flights.season import SPLIT
-from tidemill.definitions import Definitions
+from tidemill.definitions import Definitions, Source
 from tidemill.environment import Environment
 from tidemill.errors import TidemillError
 from tidemill.offline.dead import count_dead
@@ -164,22 +164,27 @@ def _progress(console: Console, *columns: ProgressColumn) -> Progress:
 
 
 def _show_features(console: Console, outcome: Outcome, definitions: Definitions) -> None:
-    """Live features of an airport, a carrier and an aircraft, as of the last instant that was asked for."""
-    asked = outcome.answers[-1]
-    at = max(asked.at, outcome.latest)
+    """Live features of the airport, the carrier and the aircraft of the last flight, as it left."""
+    flight = _last_flight(definitions.source("departures"), outcome.logs)
     store = tm.FeatureStore(outcome.project)
     tables: dict[str, Table] = {}
     try:
         for view, features in _SHOWN.items():
-            keys = {key: asked.row[key] for key in definitions.views[view].entity.keys}
+            keys = {key: flight[key] for key in definitions.views[view].entity.keys}
             title = f"{definitions.views[view].entity.name} {' '.join(keys.values())}"
-            values = store.get_online_features([f"{view}:{feature}" for feature in features], [keys], at=at).to_dict()
+            values = store.get_online_features([f"{view}:{feature}" for feature in features], [keys], at=outcome.latest).to_dict()
             table = tables.setdefault(title, Table("feature", "value", title=title, title_justify="left"))
             for feature in features:
                 table.add_row(feature, _plain(values[f"{view}__{feature}"][0]))
     finally:
         store.close()
     console.print(Columns(tables.values(), padding=(1, 2)))
+
+
+def _last_flight(source: Source, logs: Path) -> dict[str, Any]:
+    """Of the raw log of departures, the one with the latest time and the largest id."""
+    flights = RawLog(source, logs).frame.drop_nulls("tailnum").sort(source.timestamp, "flight_id")
+    return flights.row(-1, named=True)
 
 
 def _plain(value: Any) -> str:
