@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 #: The journal's name.
 PREDICTIONS = "predictions"
-#: Rows of an entry at most: so that of a request with more than may wait at once some are noted.
-_ROWS = 1_000
+#: Rows of an entry at most: a message of a topic must not be too large, and of more rows than may wait at once some are to be noted.
+_ROWS = 200
 #: The types of a service's keys and request columns, by its name; empty where nobody knows the service any more.
 Types = Callable[[str | None], Mapping[str, ColumnType]]
 

@@ -366,7 +366,7 @@ def test_of_more_rows_than_may_wait_some_are_logged_and_the_rest_is_counted(serv
     made = store.score("m", [{"k": "a"}] * 3_200)
     assert log.flush()
     noted = [entry for file in journal_files(store.env.offline, "predictions") for entry in read_file(store.env.offline, file)]
-    assert log.counts.dropped == 4 - len(noted) <= 1  # the writer may have taken some before the last came
+    assert log.counts.dropped == 16 - len(noted) <= 4  # the writer may have taken some before the last came
     places = {id: place for place, id in enumerate(made.prediction_id)}
     for entry in noted:
         rows = [places[id] for id in entry["ids"]]
@@ -374,7 +374,7 @@ def test_of_more_rows_than_may_wait_some_are_logged_and_the_rest_is_counted(serv
         assert entry["score"] == [made.score[row] for row in rows]
         assert entry["columns"] == {"k": ["a"] * len(rows)}
         assert len(entry["x"]) == len(entry["status"]) == len(entry["outcome"]) == len(entry["reason"]) == len(rows)
-    assert len(noted[0]["ids"]) == 1_000
+    assert {len(entry["ids"]) for entry in noted} == {200}
 
 
 def test_now_is_the_stores_clock(client: TestClient) -> None:
