@@ -25,6 +25,7 @@ from typing import IO, Literal
 from tidemill.journal import Journal, LogFormat, is_line
 
 from . import status
+from .shares import WHOLE, Share
 from .upkeep import RESTART
 
 #: In seconds: the first and the longest pause before a restart; after so long without a death the next pause is the first again.
@@ -55,7 +56,7 @@ class Supervisor:
 
     `env_overrides` go into the workers' environment, `archive_seconds` and the log's options to their command line. `on_line` gets
     every line that a worker, or the supervisor, logs: from other threads too, and without a newline. `longest_pause`: in seconds, how
-    long to wait at most before workers that keep dying are started again.
+    long to wait at most before workers that keep dying are started again. `share`: this host's of all partitions.
     """
 
     directory: Path
@@ -67,6 +68,7 @@ class Supervisor:
     archive_seconds: float = 10.0
     longest_pause: float = LONGEST_PAUSE
     on_line: Callable[[str], object] = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: T201  (the log of a command)
+    share: Share = WHOLE
     clock: Callable[[], float] = time.monotonic
     on_end: Callable[[Sequence[status.WorkerStatus]], object] = lambda _: None
     restarts: dict[str, int] = field(default_factory=lambda: {"died": 0, "asked": 0}, init=False)
@@ -98,7 +100,8 @@ class Supervisor:
         self._start_at, self._over, self._started_at = None, False, self.clock()
         for index in range(self.workers):
             self._children.append(_Child(self._command(index, addresses), self._environment(), self._passing_on(index)))
-        self.journal.info("started", workers=self.workers, pids=",".join(map(str, self.pids)))
+        share = {} if self.share == WHOLE else {"share": str(self.share)}
+        self.journal.info("started", workers=self.workers, pids=",".join(map(str, self.pids)), **share)
 
     def poll(self) -> Event | None:
         """Look after the workers; what happened, if anything. To be called a few times a second; takes a moment when a worker has died."""
@@ -208,6 +211,7 @@ class Supervisor:
         # -P: what lies in the current directory must not stand in for what a worker imports.
         command = [sys.executable, "-P", "-m", f"{__package__}.worker", "--leash"]
         command += ["--project", str(self.directory.absolute()), "--index", str(index), "--addresses", addresses]
+        command += ["--share", str(self.share)]
         command += ["--log-level", self.log_level, "--log-format", self.log_format, "--archive-seconds", str(self.archive_seconds)]
         return [*command, "--until-end"] if self.once else command
 

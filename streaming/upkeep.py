@@ -27,6 +27,7 @@ from .ends import LogEnds, Part
 from .histograms import Measures
 from .ingest import Flush, PartitionIngest
 from .reading import NOT_NOW, Orders, Reading
+from .shares import WHOLE, Share
 from .status import FOLLOWING, READING, WAITING, PartitionStatus, WorkerStatus, birth_of, this_host, totals, write_status
 
 #: The exit code that asks for a start of all workers: there is something new that a running dataflow cannot take up.
@@ -42,18 +43,20 @@ _LOOKING = 0.05
 _PAUSE, _RATE_OVER = 0.01, 5.0
 
 
-def parts_of(applied: Applied, logs: Callable[[str], Log]) -> list[Part]:
-    """Every partition of every source that applied views read, in order. Raises `LogError`."""
-    return [(name, partition) for name in sorted(applied.sources) for partition in logs(name).partitions()]
+def parts_of(applied: Applied, logs: Callable[[str], Log], share: Share = WHOLE) -> list[Part]:
+    """The partitions, in order, that this share has of every source that applied views read. Raises `LogError`."""
+    parts = [(name, partition) for name in sorted(applied.sources) for partition in logs(name).partitions()]
+    return [part for part in parts if share.has(part)]
 
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """Which worker this is, and since when (UTC microseconds)."""
+    """Which worker of this host this is, and since when (UTC microseconds); and the host's share of all partitions."""
 
     index: int
     of: int
     started: int
+    share: Share = WHOLE
 
     def status(self, state: str, reason: str = "") -> WorkerStatus:
         """What is to be said of a worker that has not opened anything yet."""
@@ -83,7 +86,7 @@ class Upkeep:
         self.applied = self.env.applied()
         self._logs: dict[str, Log] = {}
         self._cuts: dict[str, Cuts] = {}
-        self.compactor = Compactor(self.env.online, {}, {}, self.env.project.slack, share=(self.who.index, self.who.of))
+        self.compactor = Compactor(self.env.online, {}, {}, self.env.project.slack, share=self._sweeps())
         self._ends = LogEnds(self._behind, lambda name: self.env.log(self.applied.sources[name]))
         self._began = self.clock()
         self._due: dict[str, float] = {}
@@ -91,6 +94,10 @@ class Upkeep:
         self._measures: dict[Part, Measures] = {}
         self._flushes_swept, self._flushes_before = -1, 0
         self._compile()
+
+    def _sweeps(self) -> tuple[int, int]:
+        mine = self.who.share.among(self.who.index, self.who.of)
+        return mine.index, mine.of
 
     # ---- at the start -----------------------------------------------------------------------------------------------------------
 
@@ -100,7 +107,7 @@ class Upkeep:
         if not self.applied.version and self.orders.until_end:
             raise NotAppliedError("no definitions are applied, so there is nothing to stream: run `tidemill apply`")
         self._compile()
-        self.parts = parts_of(self.applied, self._log)
+        self.parts = parts_of(self.applied, self._log, self.who.share)
         return self.parts
 
     def open(self, part: Part) -> Reading:
@@ -236,7 +243,7 @@ class Upkeep:
 
     def _partitions(self) -> None:
         begun = self.clock()
-        new = set(parts_of(self.applied, self._log)) - set(self.parts)
+        new = set(parts_of(self.applied, self._log, self.who.share)) - set(self.parts)
         self._due["partitions"] = self.clock() + max(_PARTITIONS_EVERY, (self.clock() - begun) / _LOOKING)
         if new:
             self._restart(f"there are new partitions ({', '.join(f'{name}:{partition}' for name, partition in sorted(new))})")

@@ -30,6 +30,7 @@ from tidemill.journal import LEVELS, Journal
 from . import status
 from .dataflow import EPOCH, dataflow
 from .reading import Orders
+from .shares import WHOLE, Share
 from .upkeep import Upkeep, Who
 
 FAILED, PEER_LOST = 1, 76
@@ -50,7 +51,7 @@ class Worker:
         journal = Journal(f"worker {options.index}", self._write, options.log_level, options.log_format)
         self.journal = journal
         self.orders = Orders(until_end=options.until_end)
-        self._who = Who(options.index, max(len(self._addresses), 1), time.time_ns() // 1000)
+        self._who = Who(options.index, max(len(self._addresses), 1), time.time_ns() // 1000, Share.parse(options.share))
         self._upkeep: Upkeep | None = None
         self._leaving = threading.Lock()
 
@@ -86,7 +87,9 @@ class Worker:
             self._lost(error)
 
     def _wait_for_data(self, upkeep: Upkeep) -> None:
-        self.journal.info("nothing to read yet: nothing is applied, or the logs have no partition", version=upkeep.applied.version)
+        why = "nothing to read yet: nothing is applied, or the logs have no partition"
+        share = {} if self._who.share == WHOLE else {"share": str(self._who.share)}
+        self.journal.info(f"{why} that is in this share" if share else why, version=upkeep.applied.version, **share)
         while not self.orders.stop.wait(_NOTHING_YET) and not upkeep.look():
             upkeep.tell(status.WAITING, "nothing to read yet")
 
@@ -205,6 +208,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--project", type=Path, default=Path(), help="the directory with the tidemill.toml")
     parser.add_argument("--index", type=int, default=0, help="which of the workers this is, from 0")
     parser.add_argument("--addresses", default="", help="host:port of all workers, separated by commas; none for a single one")
+    parser.add_argument("--share", default="1/1", help="this host's share of all partitions, such as 2/3 (default: 1/1)")
     parser.add_argument("--until-end", action="store_true", help="stop when every log is read to its end, and archived")
     parser.add_argument("--leash", action="store_true", help="end when standard input is closed: when whoever started this worker is gone")
     parser.add_argument("--archive-seconds", type=float, default=10.0, help="archive at least so often (default: 10)")

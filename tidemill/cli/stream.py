@@ -36,7 +36,8 @@ _TICK = 0.1
 
 def register(app: typer.Typer) -> None:
     """Put `stream` on the app."""
-    app.command(epilog=examples("tidemill stream --once", "tidemill stream --workers 4 --metrics-port 9464"), rich_help_panel=RUN)(stream)
+    text = examples("tidemill stream --once", "tidemill stream --workers 4 --metrics-port 9464", "tidemill stream --share 2/3")
+    app.command(epilog=text, rich_help_panel=RUN)(stream)
 
 
 def stream(
@@ -45,6 +46,10 @@ def stream(
         typer.Option("--workers", min=1, metavar="N", help="Worker processes. Default: stream.workers in tidemill.toml, else 1."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Read every log to its end, and stop.")] = False,
+    share: Annotated[
+        str | None,
+        typer.Option("--share", metavar="I/N", envvar="TIDEMILL_SHARE", help="With N hosts: which part of all partitions this one reads."),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
         typer.Option("--log-level", help="What the workers log on stderr. Default: info; with --once nothing, but the error that ends it."),
@@ -65,7 +70,7 @@ def stream(
     JSON, at the end: workers, records, events, dead, lag, waiting (bundles that need a batch run), seconds.
     """
     with _errors_as(log_format):
-        _stream(workers, once, log_level, log_format, (metrics_port, metrics_host), project, Output(json=json))
+        _stream(workers, once, share, log_level, log_format, (metrics_port, metrics_host), project, Output(json=json))
 
 
 @contextmanager
@@ -85,6 +90,7 @@ def _errors_as(log_format: Literal["text", "json"]) -> Iterator[None]:
 def _stream(
     workers: int | None,
     once: bool,
+    share: str | None,
     log_level: str | None,
     log_format: Literal["text", "json"],
     port_and_host: tuple[int | None, str | None],
@@ -99,6 +105,8 @@ def _stream(
     count = workers or int(env.project.settings.get("stream", {}).get("workers", 1))
     place = metrics(env, "stream", *port_and_host)
     told, begun = load("streaming.status"), time.monotonic()
+    shares = load("streaming.shares")
+    mine = shares.WHOLE if share is None else shares.Share.parse(share)
     with ExitStack() as until_the_end:
         live, stopped = until_the_end.enter_context(Live()), until_the_end.enter_context(terminated())
         quiet = once and log_level is None
@@ -106,6 +114,7 @@ def _stream(
             env.project.directory,
             count,
             once=once,
+            share=mine,
             log_level=log_level or "info",
             log_format=log_format,
             on_line=(lambda _: None) if quiet else live.line,
@@ -130,7 +139,8 @@ def _stream(
     seconds, read = time.monotonic() - begun, measured.counted()
     done = {"records": read.records, "events": read.events, "dead": read.dead, "lag": sums.lag, "waiting": sums.waiting}
     out.document({"workers": count, **done, "seconds": seconds})
-    how = f"read {counted(len(sources), 'source')} to the end" if finished else "stopped"
+    of_it = "" if share is None else f"share {mine} of "
+    how = f"read {of_it}{counted(len(sources), 'source')} to the end" if finished else "stopped"
     waits = f"; waiting for batch: {', '.join(sums.waiting)}" if sums.waiting else ""
     events = f"{counted(read.events, 'event')}, {counted(read.dead, 'dead letter')}"
     out.say(f"{how}: {events} with {counted(count, 'worker')} in {span(round(seconds * 1e6))}{waits}")
