@@ -24,7 +24,7 @@ class Share:
 
     >>> third = Share.parse("3/3")
     >>> third, str(third), [third.has(("payments", partition)) for partition in range(6)]
-    (Share(index=2, of=3), '3/3', [False, True, False, False, True, False])
+    (Share(index=2, of=3), '3/3', [False, False, True, False, False, True])
     """
 
     index: int = 0
