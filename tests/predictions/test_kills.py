@@ -146,6 +146,21 @@ def test_whatever_is_killed_the_latest_scores_are_those_of_the_events(steps: lis
         check(Project(Path(folder) / "p"), lit(patch), steps, "sqlite:///p.db")
 
 
+def test_what_comes_late_while_a_run_stands_is_in_the_next_one(tmp_path: Path, fuse: Fuse) -> None:
+    project = Project(tmp_path / "p")
+    project.happen("a", seconds=10_000)
+    project.now = BEGIN + 10_060 * SECOND
+    assert killed(fuse, 7, lambda: project.run(chunk=2, part_rows=2))
+    project.url = "sqlite:///p.db"
+    project.happen("b", seconds=10_059)
+    project.now += 60 * SECOND
+    resumed = project.run(chunk=2, part_rows=2)
+    assert (resumed.resumed, project.latest()) == (True, {"a": score_of(1)})
+    project.now += 60 * SECOND
+    assert project.run(chunk=2, part_rows=2).outcome == "published"
+    assert project.latest() == {"a": score_of(1), "b": score_of(1)}
+
+
 @given(steps=st.lists(happening | running | rolling | blocked, min_size=5, max_size=20))
 @settings(max_examples=6)
 def test_so_are_they_in_postgres(postgres: PostgresServer, steps: list[tuple[Any, ...]]) -> None:
@@ -161,12 +176,15 @@ def check(project: Project, fuse: Fuse, steps: list[tuple[Any, ...]], url: str) 
     book = Predictions(project.env.offline, "p")
     # What every run that became visible showed of all entities, by the journal's own order.
     shown: dict[str, dict[str, float]] = {}
+    standing = 0  # the instant of a run that was killed, and is to be gone on with
     for i, (what, *about) in enumerate([*steps, ("run", None, True)]):
         now = 10_000 + 60 * i
         if what == "event":
             entity, ago = about
-            events.append((entity, now - ago))
-            project.happen(entity, seconds=now - ago)
+            # What comes for the time before a run that stands is for the next one, see below.
+            time = max(now - ago, standing)
+            events.append((entity, time))
+            project.happen(entity, seconds=time)
             continue
         limit, again = about
         project.url = None if what == "no table" else url
@@ -185,6 +203,7 @@ def check(project: Project, fuse: Fuse, steps: list[tuple[Any, ...]], url: str) 
         was_killed = limit is not None and killed(fuse, limit, act)
         if limit is None or (was_killed and again):
             act()
+        standing = now if was_killed and not again else 0
         project.url = url
         state = book.journal.state()
         for published in state.visible:

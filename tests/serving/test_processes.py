@@ -48,7 +48,10 @@ class Serving:
 
     def samples(self, name: str, **headers: str) -> dict[str, float]:
         """A metric's values by their labels, as text."""
-        lines = httpx.get(f"{self.url}/metrics", headers=headers).text.splitlines()
+        try:
+            lines = httpx.get(f"{self.url}/metrics", headers=headers).text.splitlines()
+        except httpx.RemoteProtocolError:  # of a worker that is killed with the request in its hands
+            lines = httpx.get(f"{self.url}/metrics", headers=headers).text.splitlines()
         found = [line.rpartition(" ") for line in lines if line.startswith(f"{name}{{")]
         return {labels.removeprefix(name): float(value) for labels, _, value in found}
 
