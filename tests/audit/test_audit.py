@@ -182,6 +182,31 @@ def test_reads_of_a_definition_that_has_changed_are_compared_by_the_one_they_wer
     assert report.uncompared == {CHANGED: 60}
 
 
+@pytest.mark.parametrize("wanted", [["v:count_lifetime"], ["v:many"], ["v"]])
+def test_a_filter_may_read_a_column_that_the_views_other_features_do_not(tmp_path: Path, wanted: list[str]) -> None:
+    plain = EVENTS.replace('"x": int', '"x": int, "y": int')
+    view = VIEW.replace(', where="x > 1")])', ")])")
+    folder = Folder(tmp_path / "p", plain + view)
+    folder.log([{**e, "y": i % 3} for i, e in enumerate(events(1250))])
+    folder.stream()
+    more = view.replace("aggregations=[", 'aggregations=[tm.count(windows=["1h"], where="y = 1", name="many"), ')
+    folder.define(plain + more)  # a feature that is added has a bundle of its own
+    folder.stream()
+    folder.batch()
+    folder.stream()
+    name = next(n for n in folder.env.applied().views["v"].view.features if n.startswith("many"))
+    asked = [w.replace("v:many", f"v:{name}") for w in wanted]
+    log = ReadLog(folder.env.offline)
+    store = tm.FeatureStore(folder.env, read_log=log)
+    for seconds in range(0, 3000, 301):
+        store.get_online_features(asked, [{"k": "a"}], at=START + seconds * 1_000_000)
+    assert log.close().dropped == 0
+    assert len(folder.env.applied().views["v"].bundles) == 2
+    report = audit(folder.env, oracle=True)
+    assert report.equal == report.compared > 0
+    assert not report.uncompared
+
+
 def test_a_registry_without_the_version_is_said_and_not_called_wrong(folder: Folder) -> None:
     folder.env.offline.delete("registry/000001.json")
     report = audit(folder.env)

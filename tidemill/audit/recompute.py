@@ -103,7 +103,9 @@ def by_oracle(bundle: Bundle, view: AppliedView, checks: Sequence[Check], events
     """The same by brute force, without tiles: `tidemill.testing.brute_force` over the rows."""
     schema: dict[str, ColumnType] = {**bundle.schema, "_time": ColumnType("int")}
     features = view.view.features
-    filters = {f.aggregation.where for f in features.values() if f.aggregation.where is not None}
+    # Not of all features: the events have the columns of this bundle, and maybe not those that another one's filters read.
+    named = {features[name].aggregation.where for check in checks for name in check.served}
+    filters = {where for where in named if where is not None}
     frame = events.frame.with_columns(
         pl.Series(f"?{text}", events.frame.select(Filter(text).mask(events.frame)).to_series()) for text in filters
     )
