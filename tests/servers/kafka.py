@@ -6,9 +6,12 @@ gone, however that went.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import importlib
 import logging
 import os
+import random
 import select
 import shutil
 import signal
@@ -25,6 +28,23 @@ from tests.servers import certificates
 
 # kafka-python logs what is refused with its traceback, and pytest keeps log records, and so the sockets in them, until all tests are over.
 logging.getLogger("kafka").propagate = False
+
+
+def _apart() -> None:
+    """Give kafka-python a generator of its own.
+
+    Its threads, also those of a client that waits to be collected, draw their pauses from the one that all of Python shares; and where
+    that changes while Hypothesis draws, it sees a fault in the strategy.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("kafka")
+    own = random.Random()
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "kafka" and getattr(module, "random", None) is random:
+            vars(module)["random"] = own
+
+
+_apart()
 
 ROOT = Path(__file__).resolve().parents[2]
 USER, PASSWORD = "miller", "very secret"
