@@ -56,11 +56,16 @@ def entity_key(row: Mapping[str, Any], keys: Sequence[str], types: Mapping[str, 
     return text
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: halves of surrogate pairs, which JSON can bring, cannot."""
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def key_text(name: str, value: Any, kind: ColumnType) -> str:
     """The text of one key column's value."""
     if kind.name == "str":
         if isinstance(value, str):
-            if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            if not is_text(value):
                 raise RequestError(f"key {name!r} is {value!r}, a half of a surrogate pair, which is no text: no event can have this key")
             return value
     elif kind.name == "int":

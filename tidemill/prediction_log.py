@@ -10,7 +10,6 @@ It is written to files, or to a Kafka topic: `predictions_topic` of [log], at th
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -20,8 +19,7 @@ from tidemill.definitions.resolve import resolve_features
 from tidemill.errors import TidemillError
 from tidemill.journals.topic import TopicJournal
 from tidemill.read_log import ShareLog, log_store
-from tidemill.times import from_micros, to_micros
-from tidemill.types import ColumnType, Timestamp
+from tidemill.types import ColumnType
 
 if TYPE_CHECKING:
     from tidemill.environment import Environment
@@ -105,17 +103,6 @@ def column_types(env: Environment) -> Types:
         return known[service]
 
     return types
-
-
-def instant_of(value: Any, kind: ColumnType) -> dt.datetime:
-    """The instant that a request's value is: text, a datetime, or an epoch number in the column's unit. Raises `ValueError`, `TypeError`.
-
-    >>> instant_of(1500, ColumnType("timestamp", "ms")) == instant_of("1970-01-01T00:00:01.5", ColumnType("timestamp"))
-    True
-    """
-    if type(value) is int:
-        value *= Timestamp(kind.unit).micros or 1
-    return from_micros(to_micros(value))
 
 
 def predictions_topic(env: Environment) -> str | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 from tidemill.errors import DefinitionError
+from tidemill.times import to_micros
 
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
@@ -68,6 +71,23 @@ class ColumnType:
     def numeric(self) -> bool:
         """Whether sums make sense: numbers, and booleans as 0 and 1."""
         return self.name in ("int", "float", "bool")
+
+    @property
+    def micros_per_unit(self) -> int:
+        """Microseconds in one unit of an epoch number; 1 where no unit is declared."""
+        return Timestamp(self.unit).micros or 1
+
+    def instant(self, value: Any) -> int:
+        """What a request brings for a column of this type, as UTC microseconds: ISO 8601 text, a datetime, or an epoch number in its unit.
+
+        Raises `ValueError`, `TypeError`.
+
+        >>> ColumnType("timestamp", "ms").instant(1500), ColumnType("timestamp").instant("1970-01-01T00:00:01.5")
+        (1500000, 1500000)
+        """
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+            value = int(value) * self.micros_per_unit
+        return to_micros(value)
 
     def __str__(self) -> str:
         return self.name

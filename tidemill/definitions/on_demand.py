@@ -22,8 +22,7 @@ from tidemill.definitions.source import str_of_type
 from tidemill.definitions.view import FeatureRef, FeatureView, Selection
 from tidemill.errors import DefinitionError, RequestError
 from tidemill.stable import digest
-from tidemill.times import to_micros
-from tidemill.types import ColumnType, Timestamp
+from tidemill.types import ColumnType
 
 Function = Callable[..., Any]
 Array = npt.NDArray[Any]
@@ -351,9 +350,7 @@ def _number(value: Any, _kind: ColumnType) -> float:
 
 
 def _instant(value: Any, kind: ColumnType) -> np.datetime64:
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        value = int(value) * (Timestamp(kind.unit).micros or 1)
-    return np.datetime64(to_micros(value), "us")
+    return np.datetime64(kind.instant(value), "us")
 
 
 def _text(value: Any, _kind: ColumnType) -> str:

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from tidemill.entities import is_text
 from tidemill.journals import DamagedFileError, exact, plain
 from tidemill.learning.join import Prediction
 from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
-from tidemill.prediction_log import Types, instant_of
+from tidemill.prediction_log import Types
+from tidemill.times import from_micros
 from tidemill.types import ColumnType
 
 #: What reading an entry raises that is none.
@@ -29,7 +31,6 @@ def as_labelled(value: Any, kind: ColumnType, given: ColumnType) -> Any:
     So an instant that was text or a number, and a float that was an int, find theirs. What cannot be one stays as it is, and finds nothing;
     a half of a surrogate pair is null, because no label has one, nor can a checkpoint.
 
-    >>> from tidemill.times import from_micros
     >>> as_labelled("1970-01-01T00:00:01Z", ColumnType("timestamp"), ColumnType("timestamp")) == from_micros(1_000_000)
     True
     >>> as_labelled(3, ColumnType("float"), ColumnType("int"))
@@ -37,21 +38,17 @@ def as_labelled(value: Any, kind: ColumnType, given: ColumnType) -> Any:
     """
     if value is None or (isinstance(value, float) and value != value):  # noqa: PLR0124 - NaN
         return None
-    if isinstance(value, str) and not _is_text(value):
+    if isinstance(value, str) and not is_text(value):
         return None
     try:
         if kind.name == "timestamp":
-            return instant_of(value, given)
+            return from_micros(given.instant(value))
         if kind.numeric and isinstance(value, (bool, int, float)):
             made = {"int": int, "float": float, "bool": bool}[kind.name](value)
             return made + 0.0 if kind.name == "float" else made if made == value else value
     except (TypeError, ValueError, OverflowError):
         pass
     return value
-
-
-def _is_text(value: str) -> bool:
-    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 class _Entry(msgspec.Struct):

@@ -16,26 +16,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tidemill.environment import Environment
-from tidemill.errors import DefinitionError, ModelError, ModelRefusedError, NotFoundError
+from tidemill.errors import ModelError, ModelRefusedError, NotFoundError
 from tidemill.learning import checkpoint as checkpoints
 from tidemill.learning.inputs import LabelLog, Predictions
 from tidemill.learning.join import Example, Joiner
 from tidemill.learning.prequential import Prequential
 from tidemill.learning.river import OnlineModel, RefusedError
-from tidemill.learning.settings import PREDICTION_ID, LearnerSettings
+from tidemill.learning.settings import LearnerSettings
 from tidemill.models import frameworks
 from tidemill.models.journal import CHAMPION
 from tidemill.models.registry import Models
 from tidemill.models.scores import FALLBACK
 from tidemill.times import from_micros
-from tidemill.types import ColumnType
 
 #: How to say something: a level (info, warning), a message, and fields.
 Say = Callable[..., object]
 #: Who moves aliases, in the journal of the model.
 _BY = "tidemill learn"
-#: Of prediction ids.
-_TEXT = ColumnType("str")
 #: In seconds, between two looks at what a client of a topic has fetched.
 _FETCH = 0.01
 #: Alerts that the status lists.
@@ -93,7 +90,7 @@ class Learner:
         aliases = self._models.aliases(self.settings.model)
         self.version = aliases.get(self.settings.alias) or self._models.resolve(f"{self.settings.model}@{CHAMPION}")[1]
         self._take(self.version)
-        self._check_join()
+        self.settings.check_join(self._models.row_columns(self.online.manifest))
         learned = self.online.manifest.data.get("learner", {}).get("last")
         if learned is not None:
             self.joiner.last = self.joiner.begun = (learned[0], learned[1])
@@ -102,7 +99,7 @@ class Learner:
 
     def _restore(self, found: checkpoints.Checkpoint) -> None:
         state = found.state
-        told = self._told()
+        told = self.settings.kept
         if {**told, **state["settings"]} != told:  # earlier checkpoints do not say all
             raise ModelError(
                 f"the learner of {self.settings.model!r} was stopped with {state['settings']}, and is told {told} now, so what it keeps "
@@ -121,34 +118,6 @@ class Learner:
         self.online = OnlineModel.load(manifest, found.model)
         self.metrics = Prequential(manifest.kind)
         self.metrics.restore(state["metrics"])
-
-    def _told(self) -> dict[str, Any]:
-        """Without these what a checkpoint keeps means nothing: positions are of this log, and labels that wait are of this column."""
-        told = self.settings
-        return {
-            "labels": told.source.name,
-            "label": told.label,
-            "horizon": told.horizon,
-            "lateness": told.lateness,
-            "join": list(told.join),
-        }
-
-    def _check_join(self) -> None:
-        """Raise `DefinitionError` for a column that no prediction has, or of another type: then none would ever find its label."""
-        types = self._models.row_columns(self.online.manifest)
-        known = (PREDICTION_ID, *sorted(types))
-        for column in self.settings.join:
-            if column not in known:
-                raise DefinitionError(
-                    f"[learner] joins by {column!r}, which predictions of {self.settings.model!r} do not have: they have "
-                    f"{', '.join(map(repr, known))}"
-                )
-            here, there = self.settings.source.schema[column], types.get(column, _TEXT)
-            if here.name != there.name and not (here.numeric and there.numeric):
-                raise DefinitionError(
-                    f"[learner] joins by {column!r}, which is of type {there} in predictions, and of type {here} in labels of "
-                    f"{self.settings.source.name!r}: no label would ever be found; declare it as {there} there"
-                )
 
     def _take(self, version: str) -> None:
         """Go on from a version of the registry. Raises `ModelRefusedError` for one that cannot be learned with."""
@@ -396,7 +365,7 @@ class Learner:
             "n": self._n,
             "version": self.version,
             "published": self._published,
-            "settings": self._told(),
+            "settings": self.settings.kept,
             "counts": self.counts,
             "alerts": self.alerts,
             "joiner": self.joiner.state(),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from tidemill.definitions import Source
 from tidemill.environment import Environment
 from tidemill.errors import DefinitionError
 from tidemill.models.journal import CHALLENGER, CHAMPION
 from tidemill.times import parse_duration
+from tidemill.types import ColumnType
 
 #: The column of a prediction's own id.
 PREDICTION_ID = "prediction_id"
@@ -57,6 +59,31 @@ class LearnerSettings:
     def by_id(self) -> bool:
         """Whether a label names its prediction."""
         return self.join == (PREDICTION_ID,)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Without these what a checkpoint keeps means nothing: positions are of this log, and labels that wait are of this column."""
+        return {
+            "labels": self.source.name,
+            "label": self.label,
+            "horizon": self.horizon,
+            "lateness": self.lateness,
+            "join": list(self.join),
+        }
+
+    def check_join(self, types: Mapping[str, ColumnType]) -> None:
+        """Raise `DefinitionError` where labels would never find predictions, whose rows have columns of these types."""
+        known = (PREDICTION_ID, *sorted(types))
+        for column in self.join:
+            if column not in known:
+                there = ", ".join(map(repr, known))
+                raise DefinitionError(f"[learner] joins by {column!r}, which predictions of {self.model!r} do not have: they have {there}")
+            mine, theirs = self.source.schema[column], types.get(column, ColumnType("str"))
+            if mine.name != theirs.name and not (mine.numeric and theirs.numeric):
+                raise DefinitionError(
+                    f"[learner] joins by {column!r}, which is of type {theirs} in predictions, and of type {mine} in labels of "
+                    f"{self.source.name!r}: no label would ever be found; declare it as {theirs} there"
+                )
 
     @classmethod
     def of(cls, env: Environment) -> LearnerSettings:

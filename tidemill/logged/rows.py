@@ -16,7 +16,7 @@ import polars as pl
 from tidemill.answers import OK
 from tidemill.errors import TidemillError
 from tidemill.journals import exact, plain
-from tidemill.prediction_log import Types, instant_of
+from tidemill.prediction_log import Types
 from tidemill.times import from_micros
 from tidemill.types import ColumnType
 
@@ -169,7 +169,7 @@ def _typed(value: Any, kind: ColumnType) -> Any:
     if type(value) is float and value != value and kind.name != "float":  # noqa: PLR0124 - NaN
         return None
     if kind.name == "timestamp":
-        return instant_of(value, kind)
+        return from_micros(kind.instant(value))
     if not isinstance(value, (bool, int, float)):
         raise TypeError(f"{value!r} is no {kind}")
     try:

@@ -13,7 +13,6 @@ from tidemill.logs.typed import (
     Typed,
     epoch_micros_of_floats,
     epoch_micros_of_ints,
-    micros_per_unit,
     reason_not,
     reason_too_large,
 )
@@ -76,7 +75,7 @@ def _from_text(text: pl.Series, name: str, kind: ColumnType) -> Column:
     wrong = [(there & floats.is_null(), reason_not(name, kind))]
     if kind.name == "float":
         return floats, wrong
-    factor = micros_per_unit(kind)
+    factor = kind.micros_per_unit
     both = pl.DataFrame({"i": text.cast(pl.Int64, strict=False), "f": floats})
     return both.select(pl.coalesce(epoch_micros_of_ints("i", factor), epoch_micros_of_floats("f", factor))).to_series(), wrong
 
@@ -113,7 +112,7 @@ def _from_time(column: pl.Series, name: str, kind: ColumnType) -> Column:
         return frame.select(pl.col("t").to_physical().cast(pl.Int64)).select(epoch_micros_of_ints("t", DAY)).to_series(), []
     if kind.unit is None:
         return (column.cast(pl.String), []) if there in (pl.String, pl.Categorical, pl.Enum) else _nothing(column, name, kind, pl.Int64())
-    factor = micros_per_unit(kind)
+    factor = kind.micros_per_unit
     if there.is_integer():
         integers = pl.DataFrame({"t": column.cast(pl.Int64, strict=False)}).select(epoch_micros_of_ints("t", factor)).to_series()
         return integers.fill_null(OUTSIDE).zip_with(column.is_not_null(), pl.Series([None], dtype=pl.Int64)), []

@@ -23,7 +23,6 @@ from tidemill.logs.typed import (
     epoch_micros_of_floats,
     epoch_micros_of_ints,
     may_be_rounded,
-    micros_per_unit,
     reason_not,
     reason_too_large,
 )
@@ -57,7 +56,7 @@ class JsonColumns:
     def __init__(self, schema: Schema, max_record: int) -> None:
         self.schema = schema
         self._max = max_record
-        self._epochs = {name: micros_per_unit(kind) for name, kind in schema.items() if kind.unit is not None}
+        self._epochs = {name: kind.micros_per_unit for name, kind in schema.items() if kind.unit is not None}
         self._text = [name for name, kind in schema.items() if kind.name == "str"]
         self._types = {name: pl.String() if _is_text(kind) else kind.polars for name, kind in schema.items()}
         self._types |= dict.fromkeys(self._epochs, pl.Int64())
@@ -346,7 +345,7 @@ def _converter(kind: ColumnType) -> Callable[[object], Scalar]:
         return epoch_micros(value, factor)
 
     if kind.name == "timestamp" and kind.unit is not None:
-        factor = micros_per_unit(kind)
+        factor = kind.micros_per_unit
         return epoch
     by_name: dict[str, Callable[[object], Scalar]] = {"int": integer, "float": real, "str": string, "bool": boolean, "timestamp": instant}
     return by_name[kind.name]

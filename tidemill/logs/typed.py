@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.times import END
-from tidemill.types import ColumnType, Timestamp
+from tidemill.types import ColumnType
 
 Int64s = npt.NDArray[np.int64]
 Schema = Mapping[str, ColumnType]
@@ -56,11 +56,6 @@ def reason_not_iso(name: str) -> str:
 def reason_too_large(name: str) -> str:
     """The reason for an integer that 64 bits do not hold."""
     return f"{name}: outside the 64-bit integers"
-
-
-def micros_per_unit(kind: ColumnType) -> int:
-    """Microseconds in one unit of an epoch number."""
-    return Timestamp(kind.unit).micros or 1
 
 
 def epoch_micros(value: float, factor: int) -> int | None:
