@@ -25,6 +25,7 @@ from tidemill.apps.batch.job import Progress, SourceResult, alone, run_source
 from tidemill.definitions import Source
 from tidemill.environment import Environment
 from tidemill.errors import LeaseError, TidemillError
+from tidemill.horizon import latest_of
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.logs.decode import Decoder
 from tidemill.offline.history import Import, ImportedFile, Part, create_import, import_folder, imports, iter_parts
@@ -205,7 +206,7 @@ def _commit(
     how = _compared(source, request)
     stretches = [s for each in staged for s in each.stretches if s.part is not None]
     parts = [s.part for s in stretches if s.part is not None]
-    times = {s.part.key: (s.latest, s.arrived) for s in stretches if s.part is not None}
+    times = {s.part: (s.latest, s.arrived) for s in stretches if s.part is not None}
     total, done = sum(p.rows for p in parts), 0
 
     def report(rows: int) -> None:
@@ -226,7 +227,7 @@ def _commit(
         left = write_kept(env, parts, kept, folder, report)
         if not left:
             return None, True
-        newest = [times[p.key] if p.key in times else _newest(env, p) for p in left]
+        newest = [times[p] if p in times else _newest(env, p) for p in left]
         made = Import(
             len(earlier) + 1,
             id,
@@ -252,9 +253,7 @@ def _commit(
 def _newest(env: Environment, part: Part) -> tuple[int, int]:
     latest = arrived = BEGINNING
     for _, frame in iter_parts(env.offline, (part,), {}):
-        high, came = frame["_time"].max(), frame["_arrival"].max()
-        latest = max(latest, high) if isinstance(high, int) else latest
-        arrived = max(arrived, came) if isinstance(came, int) else arrived
+        latest, arrived = max(latest, latest_of(frame["_time"])), max(arrived, latest_of(frame["_arrival"]))
     return latest, arrived
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -105,74 +106,124 @@ def _by_time(env: Environment, source: Source, parts: Sequence[Part], asked: int
     return Kept(dropped, bound, left_out)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ids:
+    """The ids of some events: how many events, how many without one, the bytes of the others, the smallest and the largest (None: none).
+
+    `ordered`: every event has one, and it is larger than that of the event before.
+    """
+
+    rows: int
+    nulls: int
+    bytes: int
+    low: Any
+    high: Any
+    ordered: bool
+
+    @classmethod
+    def of(cls, ids: pl.Series) -> _Ids:
+        nulls = ids.null_count()
+        ordered = not nulls and ids.is_sorted() and not (ids == ids.shift(1)).any()
+        return cls(len(ids), nulls, int(ids.estimated_size()), ids.min(), ids.max(), ordered)
+
+    def meets(self, low: Any, high: Any) -> bool:
+        """Whether one of them may lie between these two."""
+        return self.low is not None and self.low <= high and low <= self.high
+
+
 def _by_id(env: Environment, source: Source, parts: Sequence[Part], earlier: Sequence[Import], memory: int) -> Kept:
+    """Only places whose ranges of ids meet can have an id in common: of ids that grow with time, as many do, hardly any is compared."""
     name = source.event_id
     if name is None:
         raise OverlapError(f"source {source.name!r} has no event_id, by which events could be compared: use --overlap {BY_TIME}")
     types = {name: source.schema[name].polars}
-    wide = next((len(f) and f[name].estimated_size() // len(f) for p in parts for _, f in iter_parts(env.offline, (p,), types)), 8)
-    count = sum(p.rows for p in parts) + sum(e.events for e in earlier)
-    count += sum(archived_end(env.offline, source.name, p) for p in partitions(env.offline, source.name))
-    shares = max(1, -(-count * (_ID_BYTES + 2 * int(wide)) // memory))
+
+    def logged() -> Iterator[pl.Series]:
+        return (frame[name] for frame in logged_events(env, source, [name]))
+
+    def imported() -> Iterator[pl.Series]:
+        return (frame[name] for made in earlier for _, frame in iter_parts(env.offline, made.parts, types))
+
+    mine = [_Ids.of(_ids_of(env, part, name, types)) for part in parts]
+    log = [_Ids.of(ids) for ids in logged()]  # last, because it grows
+    seen, unknown = sum(one.rows for one in log), sum(one.nulls for one in log)
+    if seen and unknown == seen:
+        raise OverlapError(
+            f"none of the {seen:,} events in the log of {source.name!r} has {name!r}, as where the column was added later: by id "
+            f"nothing could be left out, and what is in both would count twice; use --overlap {BY_TIME}, or {NONE} if no event is"
+        )
+    known = [*log, *map(_Ids.of, imported())]
+    shared = _meeting(mine, known)
     dropped: list[list[pl.Series]] = [[] for _ in parts]
-    left_out = repeated = without = seen = unknown = 0
-    for share in range(shares):
-        mine = pl.col(name).hash(1) % shares == share
+    left_out = repeated = 0
+    for number in sorted(set(range(len(parts))) - set(shared)):
+        if not mine[number].ordered:  # alone with its ids, but one may come twice
+            ids = _ids_of(env, parts[number], name, types)
+            again = (ids.is_not_null() & ~ids.is_first_distinct()).arg_true()
+            dropped[number] = [again] if len(again) else []
+            repeated += len(again)
+    if shared:
+        low, high = min(mine[i].low for i in shared), max(mine[i].high for i in shared)
+        near = [one for one in [*(mine[i] for i in shared), *known] if one.meets(low, high)]
+        count, bytes = sum(one.rows - one.nulls for one in near), sum(one.bytes for one in near)
+        shares = max(1, -(-(count * _ID_BYTES + 2 * bytes) // memory))
+        for share in range(shares):
+            here = pl.col(name).is_between(pl.lit(low), pl.lit(high)) & (pl.col(name).hash(1) % shares == share)
 
-        def ids(frames: Iterator[pl.DataFrame], mine: pl.Expr = mine) -> pl.Series:
-            found = [f.select(name).filter(pl.col(name).is_not_null() & mine).to_series().unique() for f in frames]
-            return pl.concat(found).unique() if found else pl.Series(name, [], dtype=types[name])
+            def ids_of(some: Iterator[pl.Series], here: pl.Expr = here) -> pl.Series:
+                found = [ids.to_frame().filter(here).to_series().unique() for ids in some]
+                return pl.concat(found).unique() if found else pl.Series(name, [], dtype=types[name])
 
-        def logged(share: int = share) -> Iterator[pl.DataFrame]:
-            nonlocal seen, unknown
-            for frame in logged_events(env, source, [name]):
-                if share == 0:
-                    seen, unknown = seen + len(frame), unknown + frame[name].null_count()
-                yield frame
-
-        known = ids(logged())
-        if seen and unknown == seen:
-            raise OverlapError(
-                f"none of the {seen:,} events in the log of {source.name!r} has {name!r}, as where the column was added later: by id "
-                f"nothing could be left out, and what is in both would count twice; use --overlap {BY_TIME}, or {NONE} if no event is"
-            )
-        known = known.append(ids(frame for e in earlier for _, frame in iter_parts(env.offline, e.parts, types)))
-        rows = _numbered(env, parts, types, name, mine)
-        there = rows[name].is_in(known.implode())
-        again = ~rows[name].is_first_distinct() & ~there
-        left_out, repeated = left_out + int(there.sum()), repeated + int(again.sum())
-        for (part,), some in rows.filter(there | again).partition_by("_part", as_dict=True).items():
-            dropped[part].append(some["_row"])
-    for part in parts:
-        without += sum(frame[name].null_count() for _, frame in iter_parts(env.offline, (part,), types))
+            elsewhere = ids_of(logged()).append(ids_of(imported()))
+            rows = _numbered(env, parts, shared, types, name, here)
+            there = rows[name].is_in(elsewhere.implode())
+            second = ~rows[name].is_first_distinct() & ~there
+            left_out, repeated = left_out + int(there.sum()), repeated + int(second.sum())
+            for (part_number,), some in rows.filter(there | second).partition_by("_part", as_dict=True).items():
+                dropped[part_number].append(some["_row"])
     whole = [pl.concat(rows).sort() if rows else None for rows in dropped]
-    for made in earlier:
-        unknown += sum(frame[name].null_count() for _, frame in iter_parts(env.offline, made.parts, types))
-    return Kept(whole, None, left_out, repeated, without, unknown)
+    return Kept(whole, None, left_out, repeated, sum(one.nulls for one in mine), sum(one.nulls for one in known))
 
 
-def _numbered(env: Environment, parts: Sequence[Part], types: dict[str, pl.DataType], name: str, mine: pl.Expr) -> pl.DataFrame:
-    """The ids that are there of all parts in order, each with its part and row."""
+def _ids_of(env: Environment, part: Part, name: str, types: dict[str, pl.DataType]) -> pl.Series:
+    frames = [frame[name] for _, frame in iter_parts(env.offline, (part,), types)]
+    return pl.concat(frames) if frames else pl.Series(name, [], dtype=types[name])
+
+
+def _meeting(mine: Sequence[_Ids], known: Sequence[_Ids]) -> list[int]:
+    """The numbers of those of mine whose range meets that of any other."""
+    every = sorted((one.low, one.high, number) for number, one in enumerate([*mine, *known]) if one.low is not None)
+    meeting = set()
+    farthest = None
+    for place, (low, high, number) in enumerate(every):
+        before = farthest is not None and low <= farthest
+        behind = place + 1 < len(every) and every[place + 1][0] <= high
+        if before or behind:
+            meeting.add(number)
+        farthest = high if farthest is None else max(farthest, high)
+    return sorted(number for number in meeting if number < len(mine))
+
+
+def _numbered(
+    env: Environment, parts: Sequence[Part], some: Sequence[int], types: dict[str, pl.DataType], name: str, here: pl.Expr
+) -> pl.DataFrame:
+    """The ids that are there of some parts in order, each with its part's number and its row."""
     out = [pl.DataFrame(schema={"_row": pl.UInt32, name: types[name], "_part": pl.Int64})]
-    for number, part in enumerate(parts):
-        at = 0
-        for _, frame in iter_parts(env.offline, (part,), types):
-            rows = frame.select(name).with_row_index("_row", offset=at).filter(pl.col(name).is_not_null() & mine)
-            out.append(rows.with_columns(_part=pl.lit(number, pl.Int64)))
-            at += len(frame)
+    for number in some:
+        rows = _ids_of(env, parts[number], name, types).to_frame().with_row_index("_row").filter(here)
+        out.append(rows.with_columns(_part=pl.lit(number, pl.Int64)))
     return pl.concat(out)
 
 
 def write_kept(env: Environment, parts: Sequence[Part], kept: Kept, folder: str, report: Callable[[int], None]) -> list[Part]:
     """The parts that are left: those that lose rows are written anew below `folder`, and those that lose all are none."""
     out = []
-    for part, rows in zip(parts, kept.rows, strict=True):
+    for number, (part, rows) in enumerate(zip(parts, kept.rows, strict=True)):
         if rows is None:
             out.append(part)
         elif len(rows) < part.rows:
-            frame = env.offline.read_frame(part.key).with_row_index("_row")
+            frame = pl.concat(frame for _, frame in iter_parts(env.offline, (part,))).with_row_index("_row")
             frame = frame.filter(~pl.col("_row").is_in(rows.implode())).drop("_row")
-            key = f"{folder}/{part.key.rpartition('/')[2]}"
-            out.append(write_part(env.offline, key, frame))
+            out.append(write_part(env.offline, f"{folder}/{number:06d}.parquet", frame))
         report(part.rows)
     return out

@@ -1,15 +1,18 @@
 """Files to parts: every file is decoded as the source's log is, and what is an event is copied to the offline store, a part at a time.
 
+A Parquet file that has the source's columns already is copied whole, and decoded only to see that it may be (`copies`).
+
 A journal says for each stretch of each file which part holds it, and is created once; so whoever runs the same import again goes on
 behind the last stretch, and of two who stage one file at once both end with the same parts. Nothing here counts anywhere yet.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,15 +23,17 @@ from tidemill.applied import AppliedBundle
 from tidemill.definitions import Source
 from tidemill.entities import MAX_KEY_BYTES
 from tidemill.errors import StoreError, TidemillError
+from tidemill.horizon import latest_of
 from tidemill.kernel.bundle import Rejected
 from tidemill.logs.base import RecordBatch
 from tidemill.logs.cursor import Cursor
 from tidemill.logs.decode import Decoder, raw_records
-from tidemill.logs.files import open_file
+from tidemill.logs.files import format_of, open_file
 from tidemill.offline.history import Part, import_folder, write_part
 from tidemill.offline.store import OfflineStore
 from tidemill.times import BEGINNING
 
+from .copies import Copy, size_of, unchanged
 from .inputs import InputFile
 
 #: The columns of a file of dead letters of an import.
@@ -84,6 +89,21 @@ class Stretch:
     letters: int
     latest: int
     arrived: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was found so far in a stretch. `kept`: its events; `rows`: its records, blank lines too."""
+
+    kept: list[pl.DataFrame] = field(default_factory=list)
+    letters: list[pl.DataFrame] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    records: int = 0
+    dead: int = 0
+    outside: int = 0
+    latest: int = BEGINNING
+    arrived: int = BEGINNING
 
 
 @dataclass
@@ -157,6 +177,10 @@ class Staging:
         if (done and done[-1].last) or self._stop.is_set():
             return
         with file.local() as path:
+            if format_of(path, self.format)[0] == "parquet":
+                self._copy(number, file, path, done)
+            if done and done[-1].last:
+                return
             cursor = self._open(path, done[-1].end if done else 0)
             try:
                 while not (done and done[-1].last) and not self._stop.is_set():
@@ -170,42 +194,90 @@ class Staging:
             finally:
                 cursor.close()
 
+    def _copy(self, number: int, file: InputFile, path: Path, done: list[Stretch]) -> None:
+        """Take the file as it is, or as much of it as may be: the rest is for `_part`."""
+        before = done[-1].part if done else None
+        if done and (before is None or before.times is None):
+            return  # some of it was decoded
+        # Nobody else knows the name of a copy that is made here, so that whoever made it may delete it.
+        key = f"{self.folder}/{number:05d}-{secrets.token_hex(4)}.parquet" if before is None else before.key
+        copy = Copy.of(self.store, key, path, self.source, self.bytes)
+        if copy is None:
+            return
+        while not (done and done[-1].last) and not self._stop.is_set():
+            start = done[-1].end if done else 0
+            tally = self._as_it_is(copy, start)
+            if tally is None:
+                break
+            end = start + tally.rows
+            part = copy.part(start, end) if tally.rows else None
+            stretch, _ = self._note(number, file, start, end, tally, part, last=end == copy.ends[-1])
+            done.append(stretch)
+            self._report(stretch.dead, stretch.records)
+        if before is None and not any(s.part is not None and s.part.key == key for s in done):
+            self.store.delete(key)
+
+    def _as_it_is(self, copy: Copy, start: int) -> _Tally | None:
+        """A stretch of a copy from row `start` on; None where any of it is not to be taken as it is."""
+        tally = _Tally()
+        while tally.rows < self.rows and tally.bytes < self.bytes and start + tally.rows < copy.ends[-1]:
+            before = tally.bytes
+            try:
+                for batch, read in copy.read(start + tally.rows):
+                    frame = self._count(tally, batch)
+                    tally.bytes += size_of(read)
+                    if not unchanged(read, frame) or tally.bytes - before > self.bytes:
+                        return None
+            except StoreError:
+                return None  # Polars alone cannot read it
+        return tally
+
     def _open(self, path: Path, start: int) -> Cursor:
         return open_file(path, start=start, format=self.format, columns=list(self.source.schema), timestamp=self.source.timestamp)
 
     def _part(self, number: int, file: InputFile, cursor: Cursor, start: int) -> tuple[Stretch, bool]:
         """The next stretch, and whether it is this process's."""
-        frames: list[pl.DataFrame] = []
-        letters: list[pl.DataFrame] = []
-        end, records, dead, outside, rows, size, last = start, 0, 0, 0, 0, 0, False
-        while rows < self.rows and size < self.bytes:
-            batch = cursor.read(self.rows - rows)
+        tally, end, last = _Tally(), start, False
+        while tally.rows < self.rows and tally.bytes < self.bytes:
+            batch = cursor.read(self.rows - tally.rows)
             if batch is None:
                 last = True
                 break
-            events = self.decoder.decode(batch)
-            asked = self._inside(events.frame)
-            frame, beyond = self._in_time(asked, batch)
+            frame = self._count(tally, batch)
+            end = batch.end
             if len(frame):
-                frames.append(frame)
-            if len(events.dead):
-                letters.append(events.dead.with_columns(view=pl.lit(None, pl.String)))
-            letters += [*beyond, *self._views(frame, batch)]
-            end, rows, size = batch.end, rows + batch.end - batch.start, size + int(frame.estimated_size())
-            records += len(events.frame) + len(events.dead)
-            outside += len(events.frame) - len(asked)
-            dead += len(events.dead) + len(asked) - len(frame)
-        name = f"{number:05d}-{start:012d}-{end:012d}"
-        kept = pl.concat(frames) if frames else pl.DataFrame()
+                tally.kept.append(frame)
+                tally.bytes += int(frame.estimated_size())
         part = None
-        if len(kept):
-            part = write_part(self.store, f"{self.folder}/{name}.parquet", kept)
-        bad = pl.concat(letters, how="diagonal_relaxed") if letters else pl.DataFrame()
+        if tally.kept:
+            part = write_part(self.store, f"{self.folder}/{number:05d}-{start:012d}-{end:012d}.parquet", pl.concat(tally.kept))
+        return self._note(number, file, start, end, tally, part, last=last)
+
+    def _count(self, tally: _Tally, batch: RecordBatch) -> pl.DataFrame:
+        """The events of a batch that are history, within the dates asked for; counted, with letters for those that are none."""
+        events = self.decoder.decode(batch)
+        asked = self._inside(events.frame)
+        frame, beyond = self._in_time(asked, batch)
+        if len(events.dead):
+            tally.letters.append(events.dead.with_columns(view=pl.lit(None, pl.String)))
+        tally.letters += [*beyond, *self._views(frame, batch)]
+        tally.rows += batch.end - batch.start
+        tally.records += len(events.frame) + len(events.dead)
+        tally.outside += len(events.frame) - len(asked)
+        tally.dead += len(events.dead) + len(asked) - len(frame)
+        tally.latest, tally.arrived = max(tally.latest, latest_of(frame["_time"])), max(tally.arrived, latest_of(frame["_arrival"]))
+        return frame
+
+    def _note(
+        self, number: int, file: InputFile, start: int, end: int, tally: _Tally, part: Part | None, *, last: bool
+    ) -> tuple[Stretch, bool]:
+        """The stretch that the journal has from here on, and whether it is this one."""
+        bad = pl.concat(tally.letters, how="diagonal_relaxed") if tally.letters else pl.DataFrame()
         if len(bad):
             shown = bad.with_columns(file=pl.lit(file.name)).select(pl.col(c).cast(t) for c, t in LETTERS.items())
-            self.store.write_frame(f"{self.folder}/dead/{name}.parquet", shown)
-        newest = [_largest(kept, column) for column in ("_time", "_arrival")]
-        stretch = Stretch(number, start, end, last, part, records, dead, outside, len(bad), *newest)
+            self.store.write_frame(f"{self.folder}/dead/{number:05d}-{start:012d}-{end:012d}.parquet", shown)
+        counts = (tally.records, tally.dead, tally.outside, len(bad), tally.latest, tally.arrived)
+        stretch = Stretch(number, start, end, last, part, *counts)
         key = f"{self.folder}/journal/{number:05d}-{start:012d}.json"
         if self.store.create(key, msgspec.json.encode(stretch)):
             return stretch, True
@@ -300,8 +372,3 @@ def _letters(frame: pl.DataFrame, reason: str, view: str | None, batch: RecordBa
     raw = raw_records(batch, batch.offsets.searchsorted(offsets))
     columns = {"offset": offsets, "reason": [reason] * len(raw), "view": [view] * len(raw), "raw": raw}
     return pl.DataFrame(columns, schema={k: v for k, v in LETTERS.items() if k != "file"})
-
-
-def _largest(frame: pl.DataFrame, column: str) -> int:
-    value = frame[column].max() if len(frame) else None
-    return value if isinstance(value, int) else BEGINNING

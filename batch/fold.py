@@ -21,7 +21,7 @@ import polars as pl
 
 from tidemill.blocks import HISTORY
 from tidemill.definitions import Source
-from tidemill.horizon import horizon_of
+from tidemill.horizon import horizon_of, latest_of
 from tidemill.kernel.bundle import Bundle
 from tidemill.offline.archive import iter_range
 from tidemill.offline.cuts import import_cuts, imports_of, read_cut
@@ -134,7 +134,7 @@ class _Work:
         latest = arrived = BEGINNING
         for partition, start, end in ranges:
             for _, events in self.read(partition, start, end, {}):
-                latest, arrived = max(latest, _largest(events, "_time")), max(arrived, _largest(events, "_arrival"))
+                latest, arrived = max(latest, latest_of(events["_time"])), max(arrived, latest_of(events["_arrival"]))
                 report(0)  # whoever holds a lease renews it
         return latest, arrived
 
@@ -160,7 +160,7 @@ class _Work:
         for partition, start, end in ranges:
             at = start
             for following, events in self.read(partition, start, end, columns):
-                latest, arrived = _largest(events, "_time"), _largest(events, "_arrival")
+                latest, arrived = latest_of(events["_time"]), latest_of(events["_arrival"])
                 for one in group:
                     under_way.append((one, self.engine.submit(one.bundle, events, one.know(latest, arrived, self.slack))))
                     one.came(partition, following, len(events))
@@ -205,7 +205,7 @@ class _Work:
         """
         for partition, start, end in ranges:
             for _, events in self.read(partition, start, end, {}):
-                one.know(_largest(events, "_time"), _largest(events, "_arrival"), self.slack)
+                one.know(latest_of(events["_time"]), latest_of(events["_arrival"]), self.slack)
                 if one.state.arrived != BEGINNING:
                     return
 
@@ -332,8 +332,3 @@ class _Meter:
         self.done += events
         if self._report is not None:
             self._report(self.done, max(self.total, self.done))
-
-
-def _largest(events: pl.DataFrame, column: str) -> int:
-    value = events[column].max()
-    return value if isinstance(value, int) else BEGINNING

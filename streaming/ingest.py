@@ -21,7 +21,7 @@ from tidemill.applied import AppliedBundle
 from tidemill.blocks import block_start
 from tidemill.definitions import Source
 from tidemill.errors import LogTruncatedError
-from tidemill.horizon import horizon_of
+from tidemill.horizon import horizon_of, latest_of
 from tidemill.kernel.bundle import Bundle, Rejected
 from tidemill.logs.base import Log, PartitionReader, RecordBatch
 from tidemill.logs.decode import Decoder, Events, raw_records
@@ -293,11 +293,11 @@ class PartitionIngest:
         decoded = [self.decoder.decode(b) if isinstance(b, RecordBatch) else b for b in polled.batches]
         frame = decoded[0].frame if len(decoded) == 1 else pl.concat([events.frame for events in decoded], rechunk=True)
         if len(frame):
-            self._latest = max(self._latest, _largest(frame, "_time"))
-            self._arrived = max(self._arrived, _largest(frame, "_arrival"))
+            self._latest = max(self._latest, latest_of(frame["_time"]))
+            self._arrived = max(self._arrived, latest_of(frame["_arrival"]))
         horizon = horizon_of(self._latest, self._arrived, self.slack)
         arrivals = self.source.arrival or frame["_arrival"].is_not_null().any()
-        through = _largest(frame, "_arrival" if arrivals else "_time")
+        through = latest_of(frame["_arrival" if arrivals else "_time"])
         letters = [events.dead.with_columns(view=pl.lit(None, dtype=pl.String)) for events in decoded]
         advances: list[Advance] = []
         for applied in self._live:
@@ -398,11 +398,6 @@ class PartitionIngest:
         """Close the log. Writes nothing: a runtime closes after a failure too."""
         if self._reader is not None:
             self._reader.close()
-
-
-def _largest(frame: pl.DataFrame, column: str) -> int:
-    value = frame[column].max()
-    return value if isinstance(value, int) else BEGINNING
 
 
 def _letters(view: str, rejected: Sequence[Rejected], frame: pl.DataFrame, batches: Sequence[RecordBatch | Events]) -> list[pl.DataFrame]:

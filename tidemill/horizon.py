@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from tidemill.times import BEGINNING
 
 
@@ -15,3 +17,13 @@ def horizon_of(latest: int, arrived: int, slack: int) -> int:
     """
     known = latest if arrived == BEGINNING else min(latest, arrived)
     return max(known - slack, BEGINNING)
+
+
+def latest_of(times: pl.Series) -> int:
+    """The largest of some times, Int64 UTC microseconds; BEGINNING where there is none, as where no event has an arrival time.
+
+    >>> latest_of(pl.Series([3, None, 5])), latest_of(pl.Series([None], dtype=pl.Int64)) == BEGINNING
+    (5, True)
+    """
+    found = times.max()
+    return found if isinstance(found, int) else BEGINNING

@@ -67,7 +67,7 @@ class Work:
     views: tuple[int, ...]
     rows: str | None = None
     events: str | None = None
-    parts: tuple[tuple[str, int], ...] | None = None
+    parts: tuple[Part, ...] | None = None
     archived: Range | None = None
 
 
@@ -107,7 +107,7 @@ class Dealing:
             return
         types = {name: kind.polars for name, kind in view.source.schema.items() if name in columns}
         if work.parts is not None:
-            for _, events in iter_parts(store, tuple(Part(*part) for part in work.parts), types):
+            for _, events in iter_parts(store, work.parts, types):
                 yield events
             return
         assert work.archived is not None

@@ -133,7 +133,7 @@ def _stage_events(
         read = sorted({c for one, view in asked for c in one.questions(view).reads}, key=list(source.schema).index)
         for made in imports_in_segments(env.offline, source.name):
             for _, a, b in parts_of_tasks(made.parts, 0, len(made.parts), offsets):
-                staged.work.append(Work(mine, parts=tuple((part.key, part.rows) for part in made.parts[a:b])))
+                staged.work.append(Work(mine, parts=made.parts[a:b]))
             staged.events += made.events
         ends = archived_ends(env, source)
         ranges = ranges_of_tasks(env.offline, source.name, [(p, 0, end) for p, end in ends.items() if end], offsets)

@@ -26,6 +26,7 @@ from tidemill.aggregations import aggregation_from_spec
 from tidemill.blocks import HISTORY
 from tidemill.definitions.source import str_of_type, type_of_str
 from tidemill.environment import Environment
+from tidemill.horizon import latest_of
 from tidemill.kernel.bundle import Bundle
 from tidemill.kernel.memory import keep_freed_memory
 from tidemill.kernel.table import SPAN
@@ -168,7 +169,7 @@ class SparkEngine:
             if partition == HISTORY
             for each in parts_of_tasks(stretch.parts, a, b, self._offsets)
         ]
-        return _Reading(self._place, stretch.source.name, (*ranges, *parts), tuple((p.key, p.rows) for p in stretch.parts))
+        return _Reading(self._place, stretch.source.name, (*ranges, *parts), stretch.parts)
 
 
 # ---- what tasks do ------------------------------------------------------------------------------------------------------------------
@@ -176,12 +177,12 @@ class SparkEngine:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How tasks read: the range of each, of offsets, or of imported parts (their keys and rows) where the partition is `HISTORY`."""
+    """How tasks read: the range of each, of offsets, or of imported parts where the partition is `HISTORY`."""
 
     place: Place
     source: str
     ranges: tuple[Range, ...]
-    parts: tuple[tuple[str, int], ...]
+    parts: tuple[Part, ...]
 
     def read(self, number: int, columns: Mapping[str, pl.DataType]) -> Iterator[pl.DataFrame]:
         """The events of one task."""
@@ -190,7 +191,7 @@ class _Reading:
         if partition != HISTORY:
             yield from iter_range(store, self.source, partition, start, end, columns, rows=ROWS)
             return
-        for _, events in iter_parts(store, tuple(Part(*part) for part in self.parts[start:end]), columns, rows=ROWS):
+        for _, events in iter_parts(store, self.parts[start:end], columns, rows=ROWS):
             yield events
 
 
@@ -207,14 +208,9 @@ class _Times:
             for events in self.reading.read(number, {}):
                 rows += len(events)
                 without += events["_arrival"].null_count()
-                latest = max(latest, _largest(events["_time"]))
-                arrived = max(arrived, _largest(events["_arrival"]))
+                latest = max(latest, latest_of(events["_time"]))
+                arrived = max(arrived, latest_of(events["_arrival"]))
             yield batch_of(_TIMES, rows, without, latest, arrived)
-
-
-def _largest(times: pl.Series) -> int:
-    largest = times.max()
-    return largest if isinstance(largest, int) else BEGINNING
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,20 @@ class OfflineStoreContract:
         assert store.read("a/b.json") == b"two"
         assert store.size("a/b.json") == 3
 
+    def test_a_file_is_copied_whole_or_the_store_says_that_it_does_not(self, store: OfflineStore, tmp_path: Path) -> None:
+        file = tmp_path / "some file"
+        file.write_bytes(data := b"0123456789" * 250_000)
+        store.write("a/b", b"before")
+        if store.adopt("a/b", file):
+            file.write_bytes(b"changed")
+            assert store.read("a/b") == data
+            with pytest.raises(StoreError, match=r"no-file.*it is not there"):
+                store.adopt("a/b", tmp_path / "no-file")
+            assert (store.read("a/b"), store.list("a")) == (data, ["a/b"])
+        else:
+            assert store.path("a/b").startswith("s3://")
+            assert store.read("a/b") == b"before"
+
     def test_what_is_not_there_reads_as_none_lists_as_nothing_and_can_be_deleted(self, store: OfflineStore) -> None:
         assert store.read("a/b") is None
         assert not store.exists("a/b")

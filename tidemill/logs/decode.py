@@ -152,37 +152,52 @@ class Decoder:
             arrival = micros[self._arrival].alias("_arrival")
         frame = typed.frame.with_columns(
             *micros.values(),
-            pl.Series("_offset", batch.offsets[typed.rows]),
+            pl.Series("_offset", batch.offsets if len(typed.rows) == len(batch.offsets) else batch.offsets[typed.rows]),
             micros[self._timestamp].alias("_time"),
             arrival,
         )
         faults: list[tuple[pl.Expr, str]] = []
         columns: list[pl.Expr] = []
+        # Most batches have no fault, and whether there may be one costs less to see than which row has it.
+        doubts: list[pl.Expr] = []
+        odd: list[pl.Expr] = []
         for name, kind in schema.items():
             column = pl.col(name)
             if kind.name == "float":
                 faults += [(column.is_infinite(), f"{name}: infinite")]
                 faults += [((column.abs() >= _MOST) & column.is_not_nan(), f"{name}: 2**64 or more, outside what tidemill can add exactly")]
-                # `x + 0.0` leaves -0.0 as it is in Polars.
-                columns.append(pl.when(column.is_nan()).then(None).when(column == 0).then(0.0).otherwise(column).alias(name))
+                doubts += [column.max() >= _MOST, column.min() <= -_MOST]
+                odd.append((column.is_nan().any() | (column == 0).any()).alias(name))
             elif kind.name == "timestamp":
                 if times[name].dtype == pl.String:
                     unread = times[name].is_not_null() & micros[name].is_null()
-                    faults.append((pl.lit(unread) if unread.any() else pl.lit(False), reason_not_iso(name)))
+                    if unread.any():
+                        faults.append((pl.lit(unread), reason_not_iso(name)))
+                        doubts.append(pl.lit(True))
                 if name == self._timestamp:
                     faults.append((column.is_null(), f"{name}: missing, and it is the event time"))
+                    doubts.append(column.null_count() > 0)
                 faults.append((~column.is_between(MIN_TIME, MAX_TIME, closed="left"), f"{name}: outside the years 1 to 9999"))
+                doubts += [column.min() < MIN_TIME, column.max() >= MAX_TIME]
                 columns.append(column.cast(pl.Datetime("us", "UTC")))
         if self._max_ahead is not None:
-            late = f"{self._timestamp}: more than {format_duration(self._max_ahead)} after its arrival"
-            faults.append((pl.col("_time") - pl.col("_arrival") > self._max_ahead, late))
+            ahead = pl.col("_time") - pl.col("_arrival")
+            faults.append((ahead > self._max_ahead, f"{self._timestamp}: more than {format_duration(self._max_ahead)} after its arrival"))
+            doubts.append(ahead.max() > self._max_ahead)
         dead: list[tuple[int, str]] = []
-        if frame.height:
+        seen = frame.select(pl.any_horizontal(doubts).alias("\0"), *odd).row(0, named=True)
+        if seen.pop("\0"):
             bad = frame.select(pl.any_horizontal(mask for mask, _ in faults).fill_null(False)).to_series()
             if bad.any():
                 reason = pl.coalesce(pl.when(mask).then(pl.lit(reason)) for mask, reason in faults)
                 dead = list(zip(typed.rows[bad.to_numpy()].tolist(), frame.select(reason).filter(bad).to_series().to_list(), strict=True))
                 frame = frame.filter(~bad)
+        # `x + 0.0` leaves -0.0 as it is in Polars.
+        columns += [
+            pl.when(pl.col(name).is_nan()).then(None).when(pl.col(name) == 0).then(0.0).otherwise(pl.col(name)).alias(name)
+            for name, some in seen.items()
+            if some
+        ]
         return frame.with_columns(columns).select(*self._names, *ADDED), dead
 
 

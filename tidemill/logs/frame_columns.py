@@ -90,6 +90,8 @@ def _from_type(column: pl.Series, name: str, kind: ColumnType) -> Column:
     there, dtype = column.dtype, kind.polars
     if kind.name == "timestamp":
         return _from_time(column, name, kind)
+    if there == dtype:
+        return column, []
     if kind.name == "int" and there.is_integer():
         integers = column.cast(pl.Int64, strict=False)
         return integers, [(column.is_not_null() & integers.is_null(), reason_too_large(name))]
@@ -103,11 +105,13 @@ def _from_type(column: pl.Series, name: str, kind: ColumnType) -> Column:
 
 def _from_time(column: pl.Series, name: str, kind: ColumnType) -> Column:
     there = column.dtype
+    if isinstance(there, pl.Datetime) and there.time_unit == "us":
+        return column.to_physical(), []
     frame = pl.DataFrame({"t": column.to_physical() if isinstance(there, pl.Datetime) else column})
     if isinstance(there, pl.Datetime):
         if there.time_unit == "ns":
             return frame.select(pl.col("t") // 1_000).to_series(), []  # floors, also before 1970
-        return frame.select(epoch_micros_of_ints("t", 1 if there.time_unit == "us" else _PER_MILLI)).to_series(), []
+        return frame.select(epoch_micros_of_ints("t", _PER_MILLI)).to_series(), []
     if there == pl.Date:
         return frame.select(pl.col("t").to_physical().cast(pl.Int64)).select(epoch_micros_of_ints("t", DAY)).to_series(), []
     if kind.unit is None:

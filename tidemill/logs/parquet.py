@@ -118,7 +118,7 @@ class ParquetCursor:
 
 def _in_utc(rows: pa.RecordBatch) -> pa.Table:
     """The same instants under the zone UTC: Polars does not know every zone that Arrow can write, such as +02:00."""
-    table = pa.Table.from_batches([rows])
+    table = pa.Table.from_batches([rows]).replace_schema_metadata(None)  # Polars panics at some
     for i, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type) and field.type.tz not in (None, "UTC"):
             table = table.set_column(i, field.name, table.column(i).cast(pa.timestamp(field.type.unit, "UTC")))

@@ -7,14 +7,18 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tidemill.errors import StoreError
 from tidemill.offline.store import FORMAT, FORMAT_KEY, Keys, OfflineStore, check_key
 
 _STALE_SECONDS = 86_400.0
+#: Bytes that are copied at a time.
+_COPIED = 1 << 20
 _TEMPORARY = re.compile(r"\.tidemill-[0-9a-f]{16}\.tmp")
 
 
@@ -41,6 +45,15 @@ class DirectoryStore(OfflineStore):
         target = self._at(key)
         with self._temporary(target, data) as temporary:
             temporary.replace(target)
+
+    def adopt(self, key: str, file: Path) -> bool:
+        target = self._at(key)
+        try:
+            with file.open("rb") as source, self._temporary(target, source) as temporary:
+                temporary.replace(target)
+        except OSError as error:
+            raise _explained(error, "copy", file) from error
+        return True
 
     def create(self, key: str, data: bytes) -> bool:
         target = self._at(key)
@@ -95,7 +108,7 @@ class DirectoryStore(OfflineStore):
             raise _explained(error, "list", folder) from error
 
     @contextmanager
-    def _temporary(self, target: Path, data: bytes) -> Iterator[Path]:
+    def _temporary(self, target: Path, data: bytes | BinaryIO) -> Iterator[Path]:
         """A durable file of `data` beside `target`, for the block to put in place; gone afterwards, the folder's entry durable."""
         temporary = target.parent / f".tidemill-{secrets.token_hex(8)}.tmp"
         try:
@@ -104,7 +117,10 @@ class DirectoryStore(OfflineStore):
                 # Not `tempfile`: its files are for this user only, and other users' jobs read the archive.
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
+                    if isinstance(data, bytes):
+                        file.write(data)
+                    else:
+                        shutil.copyfileobj(data, file, _COPIED)
                     file.flush()
                     os.fsync(file.fileno())
                 self._sweep_once(target.parent, temporary)

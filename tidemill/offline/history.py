@@ -5,7 +5,8 @@ and never changed; numbers have no gaps, so of two that are made at once one is 
 cut says how many imports lie in the segments up to it (`tidemill.offline.cuts`); an import that no cut knows of counts nowhere yet.
 
 Parts are `history/<source>/<import id>/*.parquet`, with the columns of the archive: the source's, `_time` and `_arrival` as there, and
-`_offset`, which is the record's number in the file that it came from, and orders nothing. Nobody's parts are those of an import that
+`_offset`, which is the record's number in the file that it came from, and orders nothing. A Parquet file that holds the source's columns
+as they ought to be is copied as it is, and its parts are ranges of its rows (`Part.times`). Nobody's parts are those of an import that
 was begun and not finished.
 """
 
@@ -30,10 +31,29 @@ _NAME = re.compile(r"(\d{8,})\.json")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One Parquet file of an import."""
+    """Events of an import: `rows` of a Parquet file, from row `first` on.
+
+    `times` None: the file has the archive's columns. Else it is a copy of a file that was imported: it has the source's columns, or some
+    of them, and these two are the event times and the arrivals (None: it says nothing of them); a row's `_offset` is its number.
+    """
 
     key: str
     rows: int
+    first: int = 0
+    times: tuple[str, str | None] | None = None
+
+    def scan(self, store: OfflineStore, start: int, rows: int) -> pl.LazyFrame:
+        """Up to so many rows from number `start` of the part on, with the columns of the archive."""
+        start += self.first
+        some = store.scan(self.key).slice(start, rows)
+        if self.times is None:
+            return some
+        at, arrival = self.times
+        return some.with_columns(
+            pl.int_range(start, start + pl.len(), dtype=pl.Int64).alias("_offset"),
+            pl.col(at).cast(pl.Int64).alias("_time"),
+            (pl.lit(None, pl.Int64) if arrival is None else pl.col(arrival).cast(pl.Int64)).alias("_arrival"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +174,10 @@ def iter_parts(
     for number, part in enumerate(parts[start:], start):
         for first in range(0, part.rows, rows):
             with store.reading(part.key):
-                scan = store.scan(part.key)
+                scan = part.scan(store, first, min(rows, part.rows - first))
                 schema = scan.collect_schema()
                 wanted = [pl.col(name) for name in schema] if columns is None else wanted_columns(store.path(part.key), schema, columns)
-                frame = scan.slice(first, rows).select(wanted).collect()
+                frame = scan.select(wanted).collect()
             if frame.height:
                 yield number + (first + rows >= part.rows), frame
 

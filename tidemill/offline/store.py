@@ -59,6 +59,10 @@ class OfflineStore(abc.ABC):
     def create(self, key: str, data: bytes) -> bool:
         """Put `data` there if nothing is there: True. False if something is. Whole or absent at every instant; durable on True."""
 
+    def adopt(self, key: str, file: Path) -> bool:
+        """Put a copy of a file there, as `write` does: True. False, and nothing was done, where files are always read whole (a bucket)."""
+        return False
+
     @abc.abstractmethod
     def list(self, prefix: str) -> Keys:
         """The keys directly under the folder `prefix` ("" is the root), sorted; [] where there is no such folder.
