@@ -165,8 +165,9 @@ class Seam(RuleBasedStateMachine):
         rows=st.integers(1, 7),
         bits=st.integers(1, 4),
         events=st.lists(EVENTS, min_size=2, max_size=2),
+        chance=st.integers(0, 2**31),
     )
-    def begin(self, first: Any, where: str | None, rows: int, bits: int, events: Any) -> None:
+    def begin(self, first: Any, where: str | None, rows: int, bits: int, events: Any, chance: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="seam-", dir=_MEMORY if Path(_MEMORY).is_dir() else None))
         self.now, self.rows, self.where = START, rows, where
         Small.of(bits)
@@ -185,7 +186,7 @@ class Seam(RuleBasedStateMachine):
         self.imported: list[list[dict[str, Any]]] = []
         self.snapshots: list[tuple[SlotId, list[int], Any]] = []
         self.last: tuple[tuple[int, int], Flush] | None = None
-        self.random = random.Random(0)
+        self.random = random.Random(chance)
         for partition, some in enumerate(events):
             self.do_produce(0, partition, some)
 
@@ -253,10 +254,13 @@ class Seam(RuleBasedStateMachine):
         frame = self.env.decoder(self.source).decode(batch).frame
         number = latest_import(self.offline, "log") + 1
         parts = []
-        for j, some in enumerate((frame[: len(frame) // 2], frame[len(frame) // 2 :])):
-            if len(some):
-                parts.append(Part(f"history/log/i{number}/{j}.parquet", len(some)))
-                self.offline.write_frame(parts[-1].key, some)
+        half = len(frame) // 2
+        if half:
+            parts.append(Part(f"history/log/i{number}/0.parquet", half))
+            self.offline.write_frame(parts[-1].key, frame[:half])
+        if len(frame):  # the others are rows of a file that was taken as it is
+            parts.append(Part(f"history/log/i{number}/1.parquet", len(frame) - half, half, ("at", None)))
+            self.offline.write_frame(parts[-1].key, frame.select(*SCHEMA))
         latest = frame["_time"].max() if len(frame) else BEGINNING
         assert isinstance(latest, int)
         made_one = Import(number, f"i{number}", self.now, "none", None, len(frame), 0, 0, 0, latest, BEGINNING, (), tuple(parts))
@@ -396,20 +400,29 @@ class Seam(RuleBasedStateMachine):
     def do_between(self, i: int, p: int, n: int) -> None:
         """Others act between two calls of one job: of a publish, a compaction or a rebuild."""
 
-        def others() -> None:
-            for name in (
+        # Not by `p` and `n`, whose numbers come in no equal shares.
+        p = self.random.choice([0, 1, 1, 2])
+        names = self.random.choice(
+            [
                 ("run",),
                 ("apply",),
-                ("compact", "more", "run"),
+                *2 * [("compact", "more", "run", "more", "run")],
                 ("batch", "more", "run"),
                 ("rollback", "run"),
                 ("lose", "run"),
                 ("poll", "apply"),
                 ("snapshot", "run", "rollback"),
-            )[n]:
+            ]
+        )
+
+        def others() -> None:
+            for name in names:
                 getattr(self, f"do_{name}")(1 - i, p, n)
 
         if p == 1:
+            for _ in range(2):  # so that there is something to compact
+                self.do_more(i, p, n)
+                self.do_run(i, p, n)
             self.do_cut(i, p, n)
         self.online.before, most = self.random.choice([(ONLINE_STEPS, 4), (ONLINE_WRITES, 2)])
         self.online.between, self.online.wait = others, self.random.randrange(most)

@@ -59,8 +59,13 @@ def _no_compare_and_set(patch: pytest.MonkeyPatch) -> None:
 
 
 def _tail_counts_whole(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(packed, "_drop_held", lambda window, records, first, cells: None)
-    patch.setattr(blocks, "counted", lambda tags, k, vector: np.ones(len(tags), dtype=np.bool_))
+    original = bundle.stored
+
+    def stored(cells: Any) -> Any:
+        found = original(cells)
+        return found._replace(versions=found.versions._replace(k=np.zeros_like(found.versions.k)))
+
+    patch.setattr(bundle, "stored", stored)
 
 
 def _trim_beyond_k(patch: pytest.MonkeyPatch) -> None:
@@ -136,6 +141,13 @@ def _block_of_the_batch(patch: pytest.MonkeyPatch) -> None:
 RULES: list[Patch] = [
     v for n, v in sorted(globals().items()) if n.startswith("_") and callable(v) and getattr(v, "__module__", "") == __name__
 ]
+
+
+@pytest.mark.parametrize("switch_off", RULES, ids=lambda f: f.__name__.strip("_"))
+def test_a_rule_stands_where_it_is_switched_off(switch_off: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a renamed function would take a tooth away, and only a soak would notice."""
+    switch_off(monkeypatch)
+    assert monkeypatch._setattr, "something was switched off"
 
 
 @pytest.mark.soak

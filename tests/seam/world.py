@@ -123,7 +123,7 @@ class Interrupted:
 
 ONLINE_WRITES = frozenset({"apply", "rewrite", "rebuild", "reset"})
 ONLINE_STEPS = frozenset({"apply", "rewrite", "rebuild", "reset", "read", "slots"})
-OFFLINE_STEPS = frozenset({"write", "create", "write_frame", "read", "list", "read_frame"})
+OFFLINE_STEPS = frozenset({"write", "adopt", "create", "write_frame", "read", "list", "read_frame"})
 
 
 class RewindableMemory(MemoryStore):
