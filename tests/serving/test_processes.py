@@ -45,13 +45,12 @@ class Serving:
         self.told = json.loads(line)
         self.url: str = self.told["url"]
         self.pids: list[int] = list(self.told["pids"])
+        self._loads: list[Load] = []
 
     def samples(self, name: str, **headers: str) -> dict[str, float]:
         """A metric's values by their labels, as text."""
-        try:
-            lines = httpx.get(f"{self.url}/metrics", headers=headers).text.splitlines()
-        except httpx.RemoteProtocolError:  # of a worker that is killed with the request in its hands
-            lines = httpx.get(f"{self.url}/metrics", headers=headers).text.splitlines()
+        with httpx.Client(transport=Again()) as client:
+            lines = client.get(f"{self.url}/metrics", headers=headers).text.splitlines()
         found = [line.rpartition(" ") for line in lines if line.startswith(f"{name}{{")]
         return {labels.removeprefix(name): float(value) for labels, _, value in found}
 
@@ -70,12 +69,29 @@ class Serving:
             self.process.send_signal(number)
         return self.process.wait(30)
 
+    def load(self, ask: Callable[[tm.ScoringClient], object], **options: Any) -> Load:
+        """Requests from now on until they are stopped, at the latest when the service is."""
+        self._loads.append(Load(ask, self.url, **options))
+        return self._loads[-1]
+
     def close(self) -> None:
+        for load in self._loads:
+            load.stop()
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+class Again(httpx.HTTPTransport):
+    """Asks once more where the connection is cut: by a worker that ends with the request in its hands, or before it has read it."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return super().handle_request(request)
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            return super().handle_request(request)
 
 
 class Load:
@@ -165,7 +181,7 @@ def test_requests_that_have_begun_are_answered_after_sigterm(serve: Callable[...
 
 def test_sigterm_under_load_answers_whole_or_not_at_all(serve: Callable[..., Serving]) -> None:
     running = serve("--workers", "2")
-    load = Load(count, running.url, retries=0)
+    load = running.load(count, retries=0)
     load.more()
     assert running.end() == 0
     load.stop()
@@ -175,7 +191,7 @@ def test_sigterm_under_load_answers_whole_or_not_at_all(serve: Callable[..., Ser
 
 def test_a_worker_that_is_killed_is_replaced_and_clients_notice_nothing(serve: Callable[..., Serving]) -> None:
     running = serve("--workers", "2")
-    load = Load(count, running.url, retries=6)
+    load = running.load(count, retries=6)
     load.more()
     before = running.requests()
     os.kill(running.pids[0], signal.SIGKILL)
@@ -193,7 +209,7 @@ def test_a_worker_that_is_killed_is_replaced_and_clients_notice_nothing(serve: C
 
 def test_on_sighup_all_workers_are_replaced_one_by_one_and_no_request_is_lost(serve: Callable[..., Serving], served: Served) -> None:
     running = serve("--workers", "2", "--keys-file", str(_keys(served, KEY)))
-    load = Load(count, running.url, retries=6, api_key=KEY)
+    load = running.load(count, retries=6, api_key=KEY)
     load.more()
     _keys(served, KEY, "another-key-of-someone")
     running.process.send_signal(signal.SIGHUP)
@@ -243,7 +259,7 @@ def test_promotions_under_load_fail_no_request_and_mix_no_answer(serve: Callable
         assert scores.score == [wanted[scores.version]] * 2
         return scores.version
 
-    load = Load(ask, running.url)
+    load = running.load(ask)
     try:
         for version in ("2", "1", "2"):
             store.models.promote("m", version)
