@@ -162,27 +162,33 @@ def _by_id(env: Environment, source: Source, parts: Sequence[Part], earlier: Seq
             again = (ids.is_not_null() & ~ids.is_first_distinct()).arg_true()
             dropped[number] = [again] if len(again) else []
             repeated += len(again)
-    if shared:
-        low, high = min(mine[i].low for i in shared), max(mine[i].high for i in shared)
-        near = [one for one in [*(mine[i] for i in shared), *known] if one.meets(low, high)]
-        count, bytes = sum(one.rows - one.nulls for one in near), sum(one.bytes for one in near)
-        shares = max(1, -(-(count * _ID_BYTES + 2 * bytes) // memory))
-        for share in range(shares):
-            here = pl.col(name).is_between(pl.lit(low), pl.lit(high)) & (pl.col(name).hash(1) % shares == share)
-
-            def ids_of(some: Iterator[pl.Series], here: pl.Expr = here) -> pl.Series:
-                found = [ids.to_frame().filter(here).to_series().unique() for ids in some]
-                return pl.concat(found).unique() if found else pl.Series(name, [], dtype=types[name])
-
-            elsewhere = ids_of(logged()).append(ids_of(imported()))
-            rows = _numbered(env, parts, shared, types, name, here)
-            there = rows[name].is_in(elsewhere.implode())
-            second = ~rows[name].is_first_distinct() & ~there
-            left_out, repeated = left_out + int(there.sum()), repeated + int(second.sum())
-            for (part_number,), some in rows.filter(there | second).partition_by("_part", as_dict=True).items():
-                dropped[part_number].append(some["_row"])
+    for here in _shares(name, [mine[i] for i in shared], known, memory):
+        elsewhere = pl.concat([_distinct(ids, here, pl.Series(name, [], dtype=types[name])) for ids in (logged(), imported())])
+        rows = _numbered(env, parts, shared, types, name, here)
+        there = rows[name].is_in(elsewhere.implode())
+        second = ~rows[name].is_first_distinct() & ~there
+        left_out, repeated = left_out + int(there.sum()), repeated + int(second.sum())
+        for (part_number,), some in rows.filter(there | second).partition_by("_part", as_dict=True).items():
+            dropped[part_number].append(some["_row"])
     whole = [pl.concat(rows).sort() if rows else None for rows in dropped]
     return Kept(whole, None, left_out, repeated, sum(one.nulls for one in mine), sum(one.nulls for one in known))
+
+
+def _shares(name: str, shared: Sequence[_Ids], known: Sequence[_Ids], memory: int) -> Iterator[pl.Expr]:
+    """Which ids to compare with each other at a time, so that they and what is known near them take no more than `memory` bytes."""
+    if not shared:
+        return
+    low, high = min(one.low for one in shared), max(one.high for one in shared)
+    near = [*shared, *(one for one in known if one.meets(low, high))]
+    size = sum((one.rows - one.nulls) * _ID_BYTES + 2 * one.bytes for one in near)
+    shares = max(1, -(-size // memory))
+    for share in range(shares):
+        yield pl.col(name).is_between(pl.lit(low), pl.lit(high)) & (pl.col(name).hash(1) % shares == share)
+
+
+def _distinct(some: Iterator[pl.Series], here: pl.Expr, empty: pl.Series) -> pl.Series:
+    """The different ones of some ids, of which one share is asked."""
+    return pl.concat([empty, *(ids.to_frame().filter(here).to_series().unique() for ids in some)]).unique()
 
 
 def _ids_of(env: Environment, part: Part, name: str, types: dict[str, pl.DataType]) -> pl.Series:

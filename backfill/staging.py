@@ -274,7 +274,9 @@ class Staging:
         """The stretch that the journal has from here on, and whether it is this one."""
         bad = pl.concat(tally.letters, how="diagonal_relaxed") if tally.letters else pl.DataFrame()
         if len(bad):
-            shown = bad.with_columns(file=pl.lit(file.name)).select(pl.col(c).cast(t) for c, t in LETTERS.items())
+            # In the file's order: the order in which checks find them depends on how much is read at once.
+            bad = bad.sort("offset", maintain_order=True).with_columns(file=pl.lit(file.name))
+            shown = bad.select(pl.col(c).cast(t) for c, t in LETTERS.items())
             self.store.write_frame(f"{self.folder}/dead/{number:05d}-{start:012d}-{end:012d}.parquet", shown)
         counts = (tally.records, tally.dead, tally.outside, len(bad), tally.latest, tally.arrived)
         stretch = Stretch(number, start, end, last, part, *counts)

@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import duckdb
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -176,6 +177,18 @@ def test_behind_a_row_that_decoding_changes_a_file_is_decoded(dirt: int) -> None
     assert [part.rows for part in copy[1]][:2] == [6, 6]
 
 
+def test_letters_are_in_the_order_of_the_file_however_much_is_read_at_once(world: World) -> None:
+    """What is no event, and what no view takes, are found by different checks."""
+    rows = [{"id": i, "k": None if i % 3 == 0 else "a", "x": 0.0, "at": None if i % 3 == 1 else START + i} for i in range(20)]
+    (world.path / "history").mkdir()
+    frame = pl.DataFrame(rows, schema={name: SCHEMA[name] for name in ("id", "k", "x", "at")}).cast({"at": TIMES["at"]})
+    frame.write_parquet(world.path / "history" / "a.parquet", row_group_size=7)
+    made = world.backfill(bad=job.Bad.parse("100%")).made
+    letters = staging.letters_of(world.env.offline, "events", made.id)
+    assert letters["offset"].to_list() == [i for i in range(20) if i % 3 < 2]
+    assert letters["view"].to_list() == [None if i % 3 else "v" for i in range(20) if i % 3 < 2]
+
+
 CLEAN = pl.DataFrame(
     [{"id": i, "k": "abc"[i % 3], "x": i / 8, "b": True, "at": START + i, "seen": None, "y": 0.5} for i in range(3_000)],
     schema=SCHEMA,
@@ -207,10 +220,16 @@ def with_type(column: str, dtype: pl.DataType | pl.DataTypeClass) -> Callable[[P
     return lambda path: CLEAN.with_columns(pl.col(column).cast(dtype)).write_parquet(path)
 
 
+def in_pandas(unit: str) -> pd.DataFrame:
+    return CLEAN.to_pandas().astype(dict.fromkeys(TIMES, f"datetime64[{unit}, UTC]"))
+
+
 WRITERS: dict[str, tuple[Callable[[Path], object], int]] = {
     "Polars": (CLEAN.write_parquet, 3_000),
     "PyArrow": (lambda path: pq.write_table(CLEAN.to_arrow(), path), 3_000),
-    "pandas, whose times are in microseconds": (lambda path: CLEAN.to_pandas(use_pyarrow_extension_array=True).to_parquet(path), 3_000),
+    "pandas, whose times are in microseconds": (lambda path: in_pandas("us").to_parquet(path), 3_000),
+    "pandas, whose times are in nanoseconds": (lambda path: in_pandas("ns").to_parquet(path), 0),
+    "pandas with Arrow's types": (lambda path: CLEAN.to_pandas(use_pyarrow_extension_array=True).to_parquet(path), 3_000),
     "DuckDB": (lambda path: duckdb.sql("set timezone = 'UTC'; from CLEAN").write_parquet(str(path)), 3_000),
     "fewer columns": (CLEAN.drop("seen").write_parquet, 3_000),
     "one more column": (CLEAN.with_columns(more=1).write_parquet, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+import json
 from decimal import Decimal
 from pathlib import Path
 from unittest import mock
@@ -19,7 +20,7 @@ from tests.logs.contract import read_all
 from tidemill.errors import DefinitionError, LogError
 from tidemill.logs import parquet
 from tidemill.logs.base import RecordBatch
-from tidemill.logs.decode import Decoder, Events
+from tidemill.logs.decode import Decoder, Events, raw_records
 from tidemill.logs.files import FileLog, open_file
 from tidemill.times import MAX_TIME, MIN_TIME
 from tidemill.types import ColumnType
@@ -122,6 +123,24 @@ def test_dates_are_midnight_and_times_out_of_range_are_dead() -> None:
         assert dead(events) == [(5, "at: outside the years 1 to 9999")]
     events = decode(pl.DataFrame({"at": pl.Series([2**31 - 1, -(2**31)], dtype=pl.Int32).cast(pl.Date)}))
     assert len(dead(events)) == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "far", "shown"),
+    [
+        (pl.Date(), 2**31 - 1, "1970-01-02"),
+        (pl.Datetime("us", "Asia/Tokyo"), 2**62, "1970-01-01T09:00:00.000001+09:00"),
+        (pl.Datetime("ms"), -(2**63), "1970-01-01T00:00:00.001000"),
+        (pl.Duration("ms"), 2**62, "0:00:00.001000"),
+        (pl.Duration("ms"), -(2**63), "0:00:00.001000"),
+    ],
+)
+def test_a_record_is_shown_alike_whatever_others_are_read_with_it(dtype: pl.DataType, far: int, shown: str) -> None:
+    numbers = pl.Series([1, far, None], dtype=pl.Int32 if dtype == pl.Date else pl.Int64)
+    frame = pl.DataFrame({"x": numbers.cast(dtype)})
+    batch = RecordBatch(0, 5, 8, np.arange(5, 8), frame)
+    assert [json.loads(raw)["x"] for raw in raw_records(batch, range(3))] == [shown, far, None]
+    assert raw_records(batch, range(3)) == [raw for i in range(3) for raw in raw_records(batch, [i])]
 
 
 def test_epoch_numbers_are_exact_as_integers_and_nearest_as_floats() -> None:

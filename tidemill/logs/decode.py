@@ -228,15 +228,18 @@ def _cut(record: bytes, longest: int) -> bytes:
 
 
 def _json_values(column: pl.Series) -> list[object]:
-    """Python values; of times beyond Python's, at which Polars panics, the numbers that stand for them."""
+    """Python values; of a time or a duration beyond Python's, at which Polars panics, the number that stands for it."""
+    first, end = MIN_TIME // DAY + 1, MAX_TIME // DAY - 1  # a day from either end, so that no zone leads beyond it
     per_day = 1 if column.dtype == pl.Date else None
     if isinstance(column.dtype, pl.Datetime):  # nanoseconds do not reach so far
         per_day = {"ms": DAY // 1_000, "us": DAY}.get(column.dtype.time_unit)
+    elif column.dtype == pl.Duration("ms"):  # nor do microseconds that are no instants
+        first, end, per_day = -dt.timedelta.max.days, dt.timedelta.max.days, DAY // 1_000
     if per_day is not None:
-        # A day from either end, so that no zone leads beyond it.
-        first, end = (MIN_TIME // DAY + 1) * per_day, (MAX_TIME // DAY - 1) * per_day
         numbers = column.to_physical()
-        return (column if numbers.is_between(first, end, closed="left").all() else numbers).to_list()
+        inside = numbers.is_between(first * per_day, end * per_day, closed="left")
+        values = pl.select(pl.when(inside).then(column)).to_series()
+        return [number if value is None else value for value, number in zip(values, numbers, strict=True)]
     try:
         return column.to_list()
     except (pl.exceptions.PanicException, OverflowError, ValueError):
