@@ -78,12 +78,6 @@ class QuantileTable(Table[Int64s]):
         self.column, self.type, self.where = column, type_, where
         self.key = f"{column}_quantile-" + digest([RECORD_VERSION, "quantile", column, str(type_), where])
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, QuantileTable) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
     def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:

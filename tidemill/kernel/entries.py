@@ -49,12 +49,6 @@ class EntriesTable(Table[list[Entry]]):
         kind = f"{'last' if order.last else 'first'}{order.n}" if not order.by_value else "max" if order.last else "min"
         self.key = f"{column}_{kind}-" + digest([RECORD_VERSION, kind, order.by_value, column, str(type_), where, self.event_id])
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, EntriesTable) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
     def fold(self, events: pl.DataFrame, masks: Mapping[str, pl.Series], by: Sequence[str]) -> pl.DataFrame:

@@ -71,12 +71,6 @@ class RegisterTable(Table[Int64s]):
         self.column, self.type, self.where = column, type_, where
         self.key = f"{column}_distinct-" + digest([RECORD_VERSION, "distinct", column, str(type_), where])
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RegisterTable) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
     def cells(self, values: pl.Series) -> tuple[Int64s, Int64s]:
         """The register of each non-null value, and the rank that it gets at least: shape (n,) each."""
         hashes = stable_hashes(values)

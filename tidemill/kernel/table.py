@@ -86,6 +86,12 @@ class Table(ABC, Generic[Body]):
     #: Whether `pack` makes a record of every cell, so that `merge_records` has to follow it.
     sparse = False
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Table) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     # ---- frames -----------------------------------------------------------------------------------------------------------------
 
     @abstractmethod
