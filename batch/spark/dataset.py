@@ -26,7 +26,7 @@ from tidemill.datasets.questions import TIMESTAMP, check_columns, instants, keys
 from tidemill.definitions import FeatureSet, FeatureView, resolve_features
 from tidemill.definitions.resolve import Requested
 from tidemill.environment import Environment
-from tidemill.offline.history import imports_in_segments
+from tidemill.offline.segments import imports_in_segments
 from tidemill.offline.store import OfflineStore
 
 from .answering import ANSWERS, DEALT, ROW, WRITTEN, Answering, AskedView, Dealing, Work, Writing, add_up

@@ -31,7 +31,8 @@ from tests.servers.s3 import BUCKET, S3Server, s3, s3_of_session
 from tidemill.apps import load
 from tidemill.entities import MAX_KEY_BYTES
 from tidemill.errors import StoreError
-from tidemill.offline.history import Part, iter_history, iter_parts
+from tidemill.offline.history import Part, iter_parts
+from tidemill.offline.segments import iter_history
 from tidemill.times import DAY, MAX_TIME, MIN_TIME
 
 __all__ = ["s3", "s3_of_session"]

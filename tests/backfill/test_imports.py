@@ -17,9 +17,10 @@ from tidemill.errors import LogError
 from tidemill.logs import parquet
 from tidemill.offline.archive import PLACE_COLUMNS
 from tidemill.offline.cuts import imports_of, latest_cut, read_cut
-from tidemill.offline.history import imports, iter_history, iter_parts, read_import, write_part
+from tidemill.offline.history import imports, iter_parts, read_import, write_part
 from tidemill.offline.leases import Lease
 from tidemill.offline.partials import Partials
+from tidemill.offline.segments import iter_history
 from tidemill.times import DAY, HOUR, from_micros, to_micros
 
 overlap = load("backfill.overlap")

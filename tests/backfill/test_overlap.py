@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.backfill.test_equal import PHASES, a_world, sizes
 from tests.backfill.world import START
 from tidemill.apps import load
-from tidemill.offline.history import iter_history
+from tidemill.offline.segments import iter_history
 
 overlap = load("backfill.overlap")
 

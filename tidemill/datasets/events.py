@@ -17,7 +17,7 @@ from tidemill.logs.base import Log
 from tidemill.offline.archive import archived_end, iter_range, partitions
 from tidemill.offline.begin import begun
 from tidemill.offline.cuts import latest_cut
-from tidemill.offline.history import imports_in_segments, iter_history
+from tidemill.offline.segments import imports_in_segments, iter_history
 
 #: Events of a frame, and records of a log's batch.
 ROWS = 1_000_000
