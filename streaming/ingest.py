@@ -207,6 +207,22 @@ class PartitionIngest:
             self._latest, self._arrived = max(self._latest, state.latest), max(self._arrived, state.arrived)
         return True
 
+    def stands(self) -> bool:
+        """Whether every slot stands where this reading left it. False: one does not, and the reading has begun anew where they stand.
+
+        For when nothing is in flight. A flush would notice too, but where no event comes there is none, and a store that came back
+        without its end, or empty, would never get it again.
+        """
+        slots = list(self._belief)
+        states = self.online.slots(slots)
+        stand = [state.positions.get(self.partition, 0) if state.cursor is None else None for state in states]
+        if stand == list(self._belief.values()):
+            return True
+        self.counters.mismatches += 1
+        self.archive()  # it was applied, and need not be read a second time for that
+        self.restore()
+        return False
+
     def admit(self) -> bool:
         """Look again at the bundles that could not take events yet. True: one can now, and the reading has begun anew with it.
 

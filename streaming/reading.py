@@ -25,6 +25,8 @@ _LOOK = 0.01
 _ON_ITS_WAY = 0.005
 #: In seconds: how often to say that the partition is read to its end.
 BEAT = 1.0
+#: In seconds: how soon after the last flush, and how often, to see whether the store still has what it was given.
+CHECK = 5.0
 #: In seconds: the first and the longest pause before a store that does not answer is asked again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 #: So many refused flushes in a row are no reason to wait: what was in flight when one is refused, is refused with it.
@@ -71,6 +73,7 @@ class Reading:
     _change: Callable[[], object] | None = field(default=None, init=False)
     _in_flight: int = field(default=0, init=False)
     _beat_at: float = field(default=0.0, init=False)
+    _check_at: float = field(default=0.0, init=False)
     _pause: float = field(default=FIRST_PAUSE, init=False)
     _refused: int = field(default=0, init=False)
 
@@ -119,6 +122,7 @@ class Reading:
             self._wait(error)
             return False
         self._refused = 0 if done else self._refused + 1
+        self._check_at = self.clock() + CHECK
         if self._refused > _IN_A_ROW:
             self._yield()
         return done
@@ -157,6 +161,7 @@ class Reading:
     def _restore(self) -> None:
         self.ingest.restore()
         self._restored, self.waiting = True, False
+        self._check_at = self.clock() + CHECK
         waiting = ",".join(self.ingest.counters.waiting)
         self.journal.info(f"{self.name} from offset {self.ingest.position}", **{"waiting_for_batch": waiting} if waiting else {})
 
@@ -182,9 +187,20 @@ class Reading:
             self.ingest.archive()
             self.ingest.idle()
             self._end()
+        if now >= self._check_at and not self._stands():
+            return None
         self._beat()
         self.awake_at = now + max(_LOOK, (now - begun) / _LOOKING)
         return None
+
+    def _stands(self) -> bool:
+        """Whether the store still has what it was given. False: the reading has begun anew, and says so."""
+        self._check_at = self.clock() + CHECK
+        if self.ingest.stands():
+            return True
+        self.following = False
+        self.journal.warning(f"{self.name}: the store is not where it was left, and goes on from offset {self.ingest.position}")
+        return False
 
     def _beat(self) -> None:
         """The log ends where it was read to: say so, if that was not said within the last second."""

@@ -96,6 +96,10 @@ def _mismatch_goes_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ingest.PartitionIngest, "apply", apply)
 
 
+def _loss_unnoticed_where_no_event_comes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ingest.PartitionIngest, "stands", lambda self: True)
+
+
 def _archive_position_ignored(patch: pytest.MonkeyPatch) -> None:
     original = ingest.PartitionIngest._seek
     patch.setattr(ingest.PartitionIngest, "_seek", lambda self, offset: original(self, min(self._belief.values(), default=offset)))

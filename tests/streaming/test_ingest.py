@@ -78,6 +78,37 @@ def test_what_was_in_flight_when_a_slot_stood_elsewhere_is_dropped_and_read_agai
     assert shop.position(env, "spending") == 90
 
 
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_slot_that_no_longer_stands_where_it_was_left_is_filled_again(env: Environment, archived: bool) -> None:
+    orders = shop.events("orders", 0, 90)
+    shop.append(env.project.directory, "orders", orders[:60])
+    some, other = ingest_of(env), ingest_of(env)
+    assert some.stands(), "nothing was read, and nothing is there"
+    some.run()
+    if archived:
+        some.archive()
+    [bundle] = env.applied().of_source("orders")
+    assert some.stands()
+    env.online.reset(SlotId(bundle.bundle.id, 2))
+    assert shop.position(env, "spending") == 0
+    assert not some.stands()
+    assert (some.position, some.counters.mismatches) == (0, 1)
+    some.run()
+    assert some.stands()
+    assert shop.position(env, "spending") == 60
+    shop.append(env.project.directory, "orders", orders[60:])
+    other.restore()
+    other.run()
+    assert not some.stands(), "another one has gone on"
+    assert some.position == 60, "where the archive ends: the rest is not applied again"
+    some.run()
+    visits = shop.events("visits", 0, 20)
+    shop.append(env.project.directory, "visits", visits)
+    ingest_of(env, "visits").run()
+    assert shop.differences(env.project.directory, {"orders": orders, "visits": visits}) == []
+    assert (some.counters.events, some.counters.mismatches) == (90, 2)
+
+
 def test_events_are_counted_once_however_often_they_are_read(env: Environment) -> None:
     shop.append(env.project.directory, "orders", shop.events("orders", 0, 90))
     some = ingest_of(env, rows=40)

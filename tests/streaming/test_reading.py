@@ -27,6 +27,7 @@ class Ingest:
         self.admits = False
         self.refuses = False
         self.at_end = True
+        self.lost = False
 
     def _do(self, what: str) -> None:
         if what in self.trouble:
@@ -35,6 +36,13 @@ class Ingest:
 
     def restore(self) -> None:
         self._do("restore")
+
+    def stands(self) -> bool:
+        self._do("stands")
+        if self.lost:
+            self.lost, self.position, self.log = False, 0, [self.position]
+            return False
+        return True
 
     def poll(self) -> Any:
         if not self.log:
@@ -112,6 +120,49 @@ def test_at_the_end_it_says_so_at_once_and_then_once_a_second() -> None:
     assert bench.ingest.done == ["restore", "idle"]
     assert bench.reading.following
     assert bench.during(10, 0.01).count("idle") == 10
+
+
+def test_where_no_event_comes_it_looks_whether_the_store_still_has_what_it_was_given() -> None:
+    bench = Bench()
+    bench.ingest.log = [10]
+    done = bench.during(20.5, 0.01)
+    assert done.count("stands") == int(20 / reading.CHECK)
+    bench.ingest.lost = True
+    bench.lines.clear()
+    done = bench.during(2 * reading.CHECK, 0.01)
+    assert done.count("apply") == 1, "what was lost is read again"
+    assert done.count("idle") >= 2 * reading.CHECK - 2
+    assert "orders:0: the store is not where it was left, and goes on from offset 0" in bench.lines[0]
+    assert len(bench.lines) == 1
+
+
+def test_where_events_come_every_flush_looks_and_nothing_else_does() -> None:
+    bench = Bench()
+    bench.turn()
+    done = bench.during(30, 0.01, between=lambda: bench.ingest.log.append(1) if bench.now % 3 < 0.01 else None)
+    assert (done.count("stands"), done.count("apply")) == (0, 10)
+
+
+def test_it_does_not_look_while_anything_is_in_flight() -> None:
+    bench = Bench()
+    bench.turn()
+    bench.ingest.log = [10]
+    polled = bench.turn(after=0.1)
+    for _ in range(100):
+        assert bench.turn(after=0.1) is None
+    assert "stands" not in bench.ingest.done
+    bench.reading.apply(polled)
+    assert bench.during(reading.CHECK + 0.1, 0.1).count("stands") == 1
+
+
+def test_a_store_that_does_not_answer_when_it_is_looked_at_is_asked_again() -> None:
+    bench = Bench()
+    bench.turn()
+    bench.ingest.trouble = {"stands"}
+    bench.turn(after=reading.CHECK + 0.1)
+    assert bench.reading.waiting
+    bench.ingest.trouble = set()
+    assert bench.during(1.0, 0.1)[0] == "restore"
 
 
 def test_where_events_trickle_in_without_end_it_lingers_and_still_says_that_it_is_at_the_end() -> None:

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 
 import tidemill as tm
 from tests.servers.kafka import kafka_broker
@@ -94,6 +95,34 @@ def test_values_are_equal_to_brute_force_though_a_worker_is_killed_and_redis_is_
     produce(env, "visits", known["visits"][700:])
     crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == 3000)
     crew.until(lambda: sum(shop.position(env, "interest", p) for p in (0, 1)) == 1500)
+    assert shop.differences(env.project.directory, known) == []
+
+
+@pytest.mark.parametrize("lost", ["the end", "everything"])
+def test_what_redis_has_lost_comes_back_though_no_event_comes(env: Environment, crew: Crew, redis_server: RedisServer, lost: str) -> None:
+    """As after a failover between two heartbeats: no worker meets an error, and no flush is refused, because there is none."""
+    known = {"orders": shop.events("orders", 0, 900), "visits": shop.events("visits", 0, 300)}
+
+    def read(orders: int, visits: int) -> None:
+        crew.until(lambda: sum(shop.position(env, "spending", p) for p in (0, 1)) == orders)
+        crew.until(lambda: sum(shop.position(env, "interest", p) for p in (0, 1)) == visits)
+
+    produce(env, "orders", known["orders"][:600])
+    produce(env, "visits", known["visits"][:299])
+    crew.supervise(2)
+    read(600, 299)
+    with redis.Redis.from_url(redis_server.url) as client:
+        kept = {key: client.dump(key) for key in client.scan_iter()} if lost == "the end" else {}
+        produce(env, "orders", known["orders"][600:])
+        produce(env, "visits", known["visits"][299:])
+        read(900, 300)
+        with client.pipeline(transaction=True) as step:
+            step.flushdb()
+            for key, value in kept.items():
+                step.restore(key, 0, value)
+            step.execute()
+    assert sum(shop.position(env, "spending", p) for p in (0, 1)) == (600 if kept else 0)
+    read(900, 300)
     assert shop.differences(env.project.directory, known) == []
 
 
