@@ -74,6 +74,7 @@ class OnlineStoreContract:
     def test_an_unknown_slot_is_the_empty_state_and_does_not_serve(self, store: OnlineStore) -> None:
         assert store.slots([SLOT, OTHER]) == [SlotState(), SlotState()]
         assert not state(store).serving
+        assert store.slots([]) == [], "where every bundle waits for batch"
 
     def test_an_advance_moves_the_position_and_appends(self, store: OnlineStore) -> None:
         assert store.apply([Advance(SLOT, 2, 0, 10, appends=[(TABLE, "JFK", b"ab"), (SECOND, "JFK", b"x")])]) == [True]
